@@ -1,0 +1,125 @@
+"""Frozen dataclasses as the one schema of everything configurable, and plain data in and out of them.
+
+A config class is a keyword-only frozen dataclass that inherits `Config`. pydantic checks values against the
+annotations (strictly: `"8"` is not an int, `True` is not one either); this module adds what a person needs when a
+value is refused: the full dotted path, what was wrong, and the nearest valid name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import typing
+from collections.abc import Iterable, Mapping
+from typing import Any, Self
+
+import pydantic
+
+
+class ConfigError(ValueError):
+    """A configuration that can't be meant: unknown field, wrong type, illegal value or shape."""
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """Returns `; did you mean 'x'?` for the valid names closest to `name`, else a list of all of them."""
+    valid = sorted(valid)
+    close = difflib.get_close_matches(name, valid, n=3, cutoff=0.5)
+    if close:
+        return f"; did you mean {' or '.join(map(repr, close))}?"
+    return f"; valid: {', '.join(valid)}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """Base of all configs. Subclasses check relations between fields in `check`, which raises `ConfigError`."""
+
+    __pydantic_config__ = pydantic.ConfigDict(extra="forbid", strict=True)
+
+    def __post_init__(self) -> None:
+        self.check()
+
+    def check(self) -> None:
+        """Raises `ConfigError` where fields, each valid alone, contradict each other."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain JSON data (lists for tuples); `from_dict` is its inverse."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Builds a config from plain data.
+
+        Raises:
+            ConfigError: names every offending field by its dotted path, with the nearest valid name.
+        """
+        try:
+            return pydantic.TypeAdapter(cls).validate_json(json.dumps(values))
+        except pydantic.ValidationError as error:
+            raise ConfigError("\n".join(_explain(cls, item) for item in error.errors())) from None
+
+    def changed(self, **changes: Any) -> Self:
+        """Returns a copy with `changes` applied; nested configs take a mapping of their own changes.
+
+        Raises:
+            ConfigError: as `from_dict`.
+        """
+        return type(self).from_dict(_merge(self.to_dict(), changes))
+
+
+def nest(dotted: Mapping[str, Any]) -> dict[str, Any]:
+    """Turns `{"data.root": x}` into `{"data": {"root": x}}`.
+
+    Raises:
+        ConfigError: if one path runs through another's value.
+    """
+    nested: dict[str, Any] = {}
+    for path, value in dotted.items():
+        *parents, leaf = path.split(".")
+        place = nested
+        for parent in parents:
+            place = place.setdefault(parent, {})
+            if not isinstance(place, dict):
+                raise ConfigError(f"{path}: '{parent}' is given a value of its own as well")
+        place[leaf] = value
+    return nested
+
+
+def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Turns `{"data": {"root": x}}` into `{"data.root": x}`; the inverse of `nest`. Empty mappings stay as values."""
+    flat: dict[str, Any] = {}
+    for name, value in nested.items():
+        if isinstance(value, Mapping) and value:
+            flat.update(flatten(value, f"{prefix}{name}."))
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def _merge(base: Any, changes: Any) -> Any:
+    if not (isinstance(base, Mapping) and isinstance(changes, Mapping)):
+        return changes
+    return {**base, **{name: _merge(base.get(name), value) for name, value in changes.items()}}
+
+
+def _explain(cls: type, item: Mapping[str, Any]) -> str:
+    """One line of a pydantic error in the words of `ConfigError`."""
+    *parents, last = item["loc"] or ("",)
+    path = ".".join(str(part) for part in item["loc"])
+    if item["type"] == "unexpected_keyword_argument":
+        owner = _class_at(cls, parents)
+        fields = [field.name for field in dataclasses.fields(owner)] if owner else []
+        return f"unknown field '{path}'{nearest(str(last), fields)}"
+    if item["type"] == "missing":
+        return f"field '{path}' has no value"
+    message = item["msg"].removeprefix("Value error, ")
+    return f"{path}: {message} (got {item['input']!r})" if path else message
+
+
+def _class_at(cls: type, parents: Iterable[Any]) -> type | None:
+    """The config class that a path of field names leads to, None where it leads into something else."""
+    for name in parents:
+        cls = typing.get_type_hints(cls).get(name)
+        if not dataclasses.is_dataclass(cls):
+            return None
+    return cls

@@ -1,0 +1,143 @@
+"""DualFormer's network: config errors, clip sizes, ablation switches, gradients, numerics of its options."""
+
+import math
+
+import pytest
+import torch
+
+from dualformer import ConfigError, create_model
+from dualformer.model import DropPath, DualFormerConfig
+from dualformer.registry import model_config
+
+SMALL = {
+    "num_frames": 4,
+    "crop_size": 32,
+    "num_classes": 5,
+    "embed_dims": (8, 16, 16, 16),
+    "depths": (2, 1, 2, 1),
+    "num_heads": (1, 2, 2, 2),
+    "drop_path_rate": 0.0,
+}
+
+
+def small(**changes):
+    torch.manual_seed(0)
+    return create_model("dualformer_tiny", **{**SMALL, **changes})
+
+
+def clip_for(model, batch=2):
+    return torch.randn(batch, *model.config.clip_shape, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("pattern", ["LG", "LL", "LS", "GG", "DD", "FF", "LGSDF"])
+def test_pattern_repeats_over_the_blocks_of_every_stage(pattern):
+    model = small(attention=pattern, depths=(3, 1, 2, 2))
+    kinds = [[type(block.attn).__name__[0] for block in stage.blocks] for stage in model.stages]
+    expected = [[letter for letter in (pattern * 3)[:depth]] for depth in (3, 1, 2, 2)]
+    assert kinds == expected
+    logits = model(clip_for(model))
+    assert logits.shape == (2, 5)
+    assert torch.isfinite(logits).all()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"attention": "DD"},
+        {"attention": "LS", "position": "relative"},
+        {"position": "absolute"},
+        {"pooling": "average", "num_frames": 8},
+        {"share_kv": False, "crop_size": 64},
+        {"fine_sizes": (None,) * 4, "coarse_sizes": ((2, 2, 2), None, (1, 1, 1), None)},
+    ],
+    ids=str,
+)
+def test_every_parameter_receives_a_gradient(changes):
+    model = small(**changes).train()
+    model(clip_for(model)).square().sum().backward()
+    dead = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    # A single key makes softmax constant: in the last 1x1 stages queries and keys can't matter, values do.
+    assert not [name for name in dead if not name.endswith(("attn.q.weight", "attn.q.bias"))]
+
+
+@pytest.mark.parametrize("num_frames", [1, 4, 5, 9])
+@pytest.mark.parametrize("crop_size", [(32, 32), (33, 70)])
+def test_any_clip_size_is_used_to_its_last_pixel(num_frames, crop_size):
+    model = small(num_frames=num_frames, crop_size=crop_size).eval()
+    clip = clip_for(model, 1).requires_grad_()
+    features = model.forward_features(clip)
+    t, h, w = model.config.stage_grid(3)
+    assert features.shape == (1, 16, t, h, w)
+    assert (t, h, w) == (math.ceil(num_frames / 2), math.ceil(crop_size[0] / 32), math.ceil(crop_size[1] / 32))
+    features.square().sum().backward()
+    assert (clip.grad.abs().sum(dim=1) > 0).all()
+
+
+def test_samples_of_a_batch_are_independent_in_eval():
+    model = small().eval()
+    clip = clip_for(model, 3)
+    torch.testing.assert_close(model(clip)[1], model(clip[1:2])[0])
+
+
+def test_config_rebuilds_the_model():
+    model = small(attention="LS", drop_path_rate=0.2)
+    values = model.config.to_dict()
+    assert DualFormerConfig.from_dict(values) == model.config
+    name = values.pop("name")
+    again = create_model(name, **values)
+    assert again.config == model.config
+    again.load_state_dict(model.state_dict())
+
+
+def test_wrong_clip_shape_names_both():
+    with pytest.raises(ValueError, match=r"built for clips \[B, 3, 4, 32, 32\] and got \[1, 3, 8, 32, 32\]"):
+        small()(torch.zeros(1, 3, 8, 32, 32))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"embed_dim": 3}, "unknown field 'embed_dim'; did you mean 'embed_dims'"),
+        ({"depths": (2, 2)}, "depths has 2 entries, embed_dims has 4 stages"),
+        ({"num_heads": (3, 2, 2, 2)}, "8 channels can't be split over 3 heads"),
+        ({"attention": "LX"}, "unknown letter 'X'"),
+        ({"num_frames": 0}, "num_frames must be positive"),
+        ({"num_frames": "8"}, "num_frames: Input should be a valid integer"),
+        ({"window_size": (0, 7, 7)}, "must be positive"),
+        ({"pooling": "mean"}, "'conv', 'average' or 'max'"),
+        ({"position": "relative", "attention": "FF"}, "has none"),
+    ],
+    ids=str,
+)
+def test_bad_fields_are_named(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        small(**changes)
+
+
+def test_unknown_model_suggests_the_nearest():
+    with pytest.raises(ConfigError, match="unknown model 'dualformer_tinny'; did you mean 'dualformer_tiny'"):
+        create_model("dualformer_tinny")
+
+
+def test_drop_path_is_linear_over_all_blocks_and_keeps_the_mean():
+    config = model_config("dualformer_tiny", drop_path_rate=0.17)
+    rates = [rate for stage in range(4) for rate in config.drop_path_rates(stage)]
+    torch.testing.assert_close(torch.tensor(rates), torch.linspace(0, 0.17, 18))
+    drop = DropPath(0.25).train()
+    torch.manual_seed(0)
+    out = drop(torch.ones(4000, 2, 3))
+    assert out.unique().tolist() == pytest.approx([0.0, 4 / 3])
+    assert (out[:, :1, :1] == out).all(), "a sample is dropped as a whole"
+    assert abs(out.mean().item() - 1) < 0.05
+    assert torch.equal(drop.eval()(out), out)
+
+
+def test_gradient_checkpointing_changes_no_gradient():
+    gradients = []
+    for checkpointing in (False, True):
+        model = small(gradient_checkpointing=checkpointing, dropout=0.0).train()
+        model(clip_for(model)).sum().backward()
+        gradients.append([p.grad for p in model.parameters()])
+    for plain, recomputed in zip(*gradients):
+        torch.testing.assert_close(plain, recomputed)
