@@ -1,0 +1,252 @@
+"""Multiply-accumulates (MACs) of a model for one view, counted on the meta device: no weights, no arithmetic.
+
+`torch.utils.flop_counter` knows what matrix products and convolutions cost; this module adds what makes the number
+comparable and safe: fvcore's rule for norms, kept apart from matrix work; attention run as plain matrix products, so
+that no fused operator hides any; and an error, never a silent zero, for an operator whose cost nobody stated.
+
+Conventions: one multiply-add is one MAC, so FLOPs are twice the MACs; biases, softmax, activations and pooling without
+weights count nothing; a layer norm counts 5 operations per element and a batch norm in eval mode 2 (fvcore's rule).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
+
+from dualformer.registry import ModelConfig, model_config
+
+aten = torch.ops.aten
+
+MATRIX_WORK = frozenset({"conv", "linear", "matmul"})
+
+
+@dataclasses.dataclass(frozen=True)
+class MacCount:
+    """Multiply-accumulates of one forward pass over one view.
+
+    Attributes:
+        total: the sum of `by_operator`.
+        by_operator: "conv", "linear" (products with one shared matrix), "matmul" (batched products, such as
+            attention's), "layer_norm", "batch_norm"; operators that don't occur are absent.
+        by_module: qualified name of every submodule that costs anything -> MACs, its children's included.
+        head_included: whether the classification head is part of all of these.
+    """
+
+    total: int
+    by_operator: Mapping[str, int]
+    by_module: Mapping[str, int]
+    head_included: bool
+
+    @property
+    def matrix_work(self) -> int:
+        """The total without norms: what closed formulas and counters without fvcore's rule give."""
+        return sum(count for name, count in self.by_operator.items() if name in MATRIX_WORK)
+
+
+class UncountedOperatorError(RuntimeError):
+    """The model ran an operator that is neither counted nor known to be free of matrix work."""
+
+
+def count_macs(model_or_name: nn.Module | str, *, include_head: bool | None = None, **input: Any) -> MacCount:
+    """Counts the multiply-accumulates of one view in eval mode, without arithmetic.
+
+    A model is left exactly as it was: its weights aren't copied, its hooks don't run, its statistics, modes and
+    compiled code aren't touched. A model given by name allocates no weights.
+
+    Args:
+        model_or_name: a model with a `config`, or a name of `list_models()`.
+        include_head: whether to count the submodule `head`; None follows the model's publication (the class attribute
+            `published_macs_include_head`).
+        **input: for a name, changes to its published config as in `create_model`; for a model, `num_frames` or
+            `crop_size` of the clip if they differ from its config.
+
+    Raises:
+        ConfigError: unknown model or field, wrong type, illegal value.
+        UncountedOperatorError: an operator's cost isn't known.
+        ValueError: the head is to be left out of a model that has no submodule `head`.
+    """
+    if isinstance(model_or_name, str):
+        config = model_config(model_or_name, **input)
+        with torch.device("meta"):
+            model = config.build()
+    else:
+        model = getattr(model_or_name, "_orig_mod", model_or_name)  # torch.compile wraps the module that is counted
+        config = _input_of(model, input)
+    if include_head is None:
+        include_head = getattr(model, "published_macs_include_head", True)
+    counts = _flops_by_module(model, config.clip_shape)
+    return _summarise(counts, type(model).__name__, include_head)
+
+
+def _input_of(model: nn.Module, input: Mapping[str, Any]) -> ModelConfig:
+    if not isinstance(getattr(model, "config", None), ModelConfig):
+        raise TypeError(f"{type(model).__name__} has no config of a model, so the shape of its clip isn't known")
+    if unknown := set(input) - {"num_frames", "crop_size"}:
+        raise TypeError(f"a built model's {', '.join(sorted(unknown))} can't be changed; only num_frames and crop_size")
+    if isinstance(input.get("crop_size"), int):
+        input = {**input, "crop_size": (input["crop_size"],) * 2}
+    return model.config.changed(**input)
+
+
+def _flops_by_module(model: nn.Module, clip_shape: tuple[int, ...]) -> dict[str, Counter[str]]:
+    """FLOPs of one forward pass, qualified module name (the root is its class name) -> operator -> FLOPs."""
+    tensors = {name: tensor.to("meta") for name, tensor in chain(model.named_parameters(), model.named_buffers())}
+    dtype = next((t.dtype for t in tensors.values() if t.is_floating_point()), torch.get_default_dtype())
+    clip = torch.empty(1, *clip_shape, device="meta", dtype=dtype)
+    counter = FlopCounterMode(display=False, custom_mapping=NORMS)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_silent(model))
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(torch.compiler.set_stance("force_eager"))
+        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        stack.enter_context(_LinearAsOneProduct())
+        stack.enter_context(_Refuse())  # outside the counter, whose decomposition of operators comes first
+        stack.enter_context(counter)
+        torch.func.functional_call(model, tensors, (clip,))
+    return {module: _by_name(counts) for module, counts in counter.get_flop_counts().items()}
+
+
+def _summarise(flops: Mapping[str, Counter[str]], root: str, include_head: bool) -> MacCount:
+    by_operator = Counter(flops.get(root, {}))
+    by_module = {name.removeprefix(root).removeprefix("."): counts.total() // 2 for name, counts in flops.items()}
+    by_module.pop("Global", None)
+    by_module[""] = by_operator.total() // 2
+    if not include_head:
+        head = flops.get(f"{root}.head")
+        if head is None:
+            raise ValueError(f"{root} has no submodule 'head' that costs anything, so it can't be left out")
+        by_operator -= head
+        by_module[""] -= head.total() // 2
+        by_module = {name: macs for name, macs in by_module.items() if name.split(".")[0] != "head"}
+    by_operator = {name: count // 2 for name, count in sorted(by_operator.items())}
+    return MacCount(sum(by_operator.values()), by_operator, by_module, include_head)
+
+
+def _by_name(flops: Mapping[Any, int]) -> Counter[str]:
+    named: Counter[str] = Counter()
+    for operator, count in flops.items():
+        named[OPERATOR_NAMES.get(operator, "matmul")] += count
+    return named
+
+
+@contextlib.contextmanager
+def _silent(model: nn.Module) -> Iterator[None]:
+    """Eval mode without hooks, so that nobody's statistics see meta tensors; both are put back at the end."""
+    hooks = ("_forward_hooks", "_forward_pre_hooks")
+    modules = list(model.modules())
+    before = [(module.training, *(getattr(module, name) for name in hooks)) for module in modules]
+    try:
+        for module in modules:
+            module.training = False
+            for name in hooks:
+                setattr(module, name, type(getattr(module, name))())
+        yield
+    finally:
+        for module, (training, *kept) in zip(modules, before):
+            module.training = training
+            for name, value in zip(hooks, kept):
+                setattr(module, name, value)
+
+
+class _LinearAsOneProduct(TorchFunctionMode):
+    """Makes a linear layer one product of two matrices, whatever the strides of its input.
+
+    torch would run it as a batched product where the input isn't contiguous, and the operator's name would depend on
+    an accident of memory layout.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        if func is functional.linear:
+            return _linear(*args, **kwargs or {})
+        return func(*args, **kwargs or {})
+
+
+def _linear(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    out = functional.linear(input.reshape(-1, input.shape[-1]), weight, bias)
+    return out.reshape(*input.shape[:-1], weight.shape[0])
+
+
+class _Refuse(TorchDispatchMode):
+    """Raises at the first operator that is neither counted nor free of matrix work."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        packet = func._overloadpacket
+        free = func.is_view or torch.Tag.pointwise in func.tags or packet in FREE
+        if not (free or packet in NORMS or packet in flop_registry):
+            raise UncountedOperatorError(
+                f"{packet} may do matrix work and nobody said how much; state it with "
+                f"torch.utils.flop_counter.register_flop_formula, or add it to dualformer.macs.FREE if it does none"
+            )
+        return SHAPES.get(packet, func)(*args, **kwargs or {})
+
+
+def _same_shape(x: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+    return torch.empty_like(x)
+
+
+def _layer_norm_flops(input_shape: Any, normalized_shape: Any, weight_shape: Any, *_: Any, **__: Any) -> int:
+    """fvcore's rule, 5 operations per element (4 without weight); doubled because every count is halved in the end."""
+    return 2 * math.prod(input_shape) * (4 if weight_shape is None else 5)
+
+
+def _batch_norm_flops(input_shape: Any, weight_shape: Any, *_: Any, **__: Any) -> int:
+    """fvcore's rule in eval mode, 2 operations per element (1 without weight); doubled as above."""
+    return 2 * math.prod(input_shape) * (1 if weight_shape is None else 2)
+
+
+NORMS = {
+    aten.native_layer_norm: _layer_norm_flops,
+    aten.native_batch_norm: _batch_norm_flops,
+    aten._native_batch_norm_legit_no_training: _batch_norm_flops,
+    aten._batch_norm_no_update: _batch_norm_flops,
+    aten.cudnn_batch_norm: _batch_norm_flops,
+}
+
+OPERATOR_NAMES = {
+    **{operator: "layer_norm" if operator is aten.native_layer_norm else "batch_norm" for operator in NORMS},
+    **dict.fromkeys((aten.convolution, aten._convolution, aten.cudnn_convolution), "conv"),
+    **dict.fromkeys((aten.mm, aten.addmm), "linear"),
+}  # every other counted operator is a batched product, "matmul"
+
+# Free of matrix work though torch tags them neither pointwise nor views: creation, movement of data, reductions.
+FREE = frozenset(
+    {
+        *(
+            aten.empty,
+            aten.empty_like,
+            aten.empty_strided,
+            aten.zeros,
+            aten.ones,
+            aten.full,
+            aten.arange,
+            aten.linspace,
+        ),
+        *(aten.new_empty, aten.new_zeros, aten.new_ones, aten.new_full, aten.scalar_tensor, aten.fill_, aten.zero_),
+        *(aten._to_copy, aten.copy_, aten._unsafe_view, aten.cat, aten.stack, aten.roll, aten.flip, aten.repeat),
+        *(aten.index, aten.index_select, aten.gather, aten.embedding, aten.tril, aten.triu),
+        *(aten.constant_pad_nd, aten.replication_pad3d, aten.reflection_pad3d),
+        *(aten.sum, aten.mean, aten.amax, aten.amin, aten.max, aten.var_mean, aten._softmax, aten._safe_softmax),
+        *(aten.avg_pool2d, aten.avg_pool3d, aten._adaptive_avg_pool2d, aten._adaptive_avg_pool3d),
+        *(aten.max_pool3d_with_indices, aten.upsample_nearest3d, aten.upsample_trilinear3d, aten.native_dropout),
+    }
+)
+
+# What these give on the meta device. torch derives it in Python, which takes half of the time of a count.
+SHAPES = {
+    **dict.fromkeys((aten.gelu, aten._softmax, aten._safe_softmax), _same_shape),
+    aten.native_layer_norm: lambda x, *_: (torch.empty_like(x),) * 3,  # statistics are unused in a forward pass
+    aten.addmm: lambda bias, x, weight: x.new_empty(x.shape[0], weight.shape[1]),
+}
