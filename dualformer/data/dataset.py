@@ -1,0 +1,285 @@
+"""A data set as torch sees it: one `DataConfig` in, normalised clips with labels out.
+
+    dataset = VideoDataset(DataConfig(root="clips"), "train", num_frames=16, crop_size=(112, 112), seed=0)
+    loader = DataLoader(dataset, batch_sampler=TrainBatches(len(dataset), batch_size=8, seed=0), collate_fn=collate)
+
+What happens to videos that can't be used: all files are inspected (once, see `inspection`) when the data set is made.
+Those that are missing, broken, or too short for the clip are left out and listed in `failures`, by name and reason;
+more of them than `DataConfig.max_failed_share` is an error. Should a file fail later, while it is read, its sample
+carries a `failure` in place of a clip, and `collate` passes it on. Nothing is ever replaced by another video.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dualformer.config import Config, ConfigError
+from dualformer.data import sampling, transforms, two_scale
+from dualformer.data.inspection import cache_dir, inspect_all
+from dualformer.data.manifest import DataError, Entry, Manifest, read_manifest
+from dualformer.data.reader import VideoError, VideoInfo, read_by_seeking, read_in_order
+from dualformer.data.sampling import ShortVideo
+
+EMBEDDED = "embedded"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataConfig(Config):
+    """Which videos, and how frames become clips. Number and size of frames come from the model.
+
+    Attributes:
+        root: folder of the data set (see `manifest`), or "embedded" for the one that the project draws itself.
+        frame_stride: distance between the frames of a clip, in frames of the video.
+        resize: before cropping: an int is the length of the short side in pixels; (height, width) is taken exactly, for
+            data sets whose aspect ratio tells the class; None keeps the size of the file.
+        crop_area: for training: None cuts crops of the model's size at random; (least, greatest) cuts such shares of
+            the frame's area, at aspects from 3:4 to 4:3, and resizes them.
+        flip: whether training clips are mirrored at random. Off by default: mirroring may change a label.
+        mean: of red, green and blue, in levels from 0 to 255; the default is ImageNet's, as in the released recipes.
+        std: likewise.
+        short_video: what to do with a video that has fewer frames than a clip needs: leave it out as failed, show its
+            last frame again, or start it over.
+        holdout: share of clips to test on, where the data set has no split of its own.
+        fold: which share is held out (0, 1, ...), for cross-validation.
+        decoder: "decord" seeks in the files where that gives the frames that decoding in order gives; "pyav" decodes
+            every file in order. The frames are the same, bit by bit.
+        max_failed_share: share of a split's videos that may be unusable; more is an error.
+        cache_decoded: keep decoded, resized videos in memory (whole, once per loader worker): for small data sets.
+        embedded: the embedded data set; used only if `root` is "embedded".
+    """
+
+    root: str = EMBEDDED
+    frame_stride: int = 1
+    resize: int | tuple[int, int] | None = None
+    crop_area: tuple[float, float] | None = None
+    flip: bool = False
+    mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
+    std: tuple[float, float, float] = (58.395, 57.12, 57.375)
+    short_video: ShortVideo = "error"
+    holdout: float = 0.25
+    fold: int = 0
+    decoder: Literal["decord", "pyav"] = "decord"
+    max_failed_share: float = 0.05
+    cache_decoded: bool = False
+    embedded: two_scale.TwoScaleConfig = dataclasses.field(default_factory=two_scale.TwoScaleConfig)
+
+    def check(self) -> None:
+        if self.frame_stride < 1:
+            raise ConfigError(f"frame_stride must be positive, got {self.frame_stride}")
+        if self.resize is not None and min(_pair(self.resize)) < 1:
+            raise ConfigError(f"resize must be positive, got {self.resize}")
+        if self.crop_area is not None and not 0 < self.crop_area[0] <= self.crop_area[1] <= 1:
+            raise ConfigError(f"crop_area must be two rising shares of at most 1, got {self.crop_area}")
+        if min(self.std) <= 0:
+            raise ConfigError(f"std must be positive, got {self.std}")
+        if not 0 < self.holdout < 1:
+            raise ConfigError(f"holdout must be between 0 and 1, got {self.holdout}")
+        if self.fold < 0 or (self.fold + 1) * self.holdout > 1 + 1e-6:
+            raise ConfigError(f"fold {self.fold} doesn't exist: holdout {self.holdout} makes {int(1 / self.holdout)}")
+        if not 0 <= self.max_failed_share <= 1:
+            raise ConfigError(f"max_failed_share must be from 0 to 1, got {self.max_failed_share}")
+
+
+def load_manifest(config: DataConfig) -> Manifest:
+    """Returns what the data set holds; draws the embedded one first where the cache lacks it.
+
+    Raises:
+        DataError: as `read_manifest`.
+        OSError: the embedded data set can't be written.
+    """
+    root = two_scale.ensure(config.embedded, cache_dir()) if config.root == EMBEDDED else Path(config.root)
+    return read_manifest(root)
+
+
+class VideoDataset(torch.utils.data.Dataset):
+    """One split of a data set.
+
+    A sample is a dict: `clip` float32 [3, T, H, W], `label` int, `index` int; with `views`, `clip` is
+    [num_clips * num_crops, 3, T, H, W], the crops of a clip side by side. It depends on (seed, epoch, index) and
+    nothing else, so workers, their number and their order don't matter.
+
+    Attributes:
+        classes: class names; a label indexes them.
+        factors: by name, each class's value of a factor that is scored separately; empty for most data sets.
+        entries: the usable videos; an index indexes them.
+        failures: the videos left out, with reasons.
+        num_expected: videos that the split should have: usable and left out together.
+    """
+
+    def __init__(
+        self,
+        config: DataConfig,
+        split: Literal["train", "test"],
+        *,
+        num_frames: int,
+        crop_size: tuple[int, int],
+        views: tuple[int, int] | None = None,
+        seed: int = 0,
+    ):
+        """Reads the manifest and inspects the files of the split.
+
+        Args:
+            config: the data set and how to read it.
+            split: "train" or "test".
+            num_frames: frames of a clip (T).
+            crop_size: (height, width) of a clip in pixels.
+            views: None for training clips, drawn at random; (num_clips, num_crops) for the fixed views of a test, with
+                1 or 3 crops.
+            seed: of the random clips.
+
+        Raises:
+            DataError: the data set can't be used (see `read_manifest` and `Manifest.split`), too many of its videos
+                can't, or frames are smaller than the crop.
+        """
+        if views is not None and (views[0] < 1 or views[1] not in (1, 3)):
+            raise ConfigError(f"views must be at least one clip times 1 or 3 crops, got {views[0]} x {views[1]}")
+        manifest = load_manifest(config)
+        self.root, self.classes, self.factors = manifest.root, manifest.classes, dict(manifest.factors)
+        self.config, self.num_frames, self.views, self.seed = config, num_frames, views, seed
+        entries = manifest.split(split, config.holdout, config.fold)
+        infos, self.failures = _usable(manifest.root, entries, config, num_frames)
+        self.entries = tuple(entry for entry in entries if entry.file in infos)
+        self.infos = tuple(infos[entry.file] for entry in self.entries)
+        self.num_expected = len(entries)
+        self._check_crop(crop_size)
+        self._augment = transforms.TrainTransform(crop_size, config.mean, config.std, config.flip, config.crop_area)
+        self._views = transforms.EvalTransform(crop_size, config.mean, config.std, views[1] if views else 1)
+        self._decoded: dict[int, Tensor] = {}
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
+        """Returns the sample at an index, or at (epoch, index) as `TrainBatches` asks; an index alone is epoch 0."""
+        epoch, index = key if isinstance(key, tuple) else (0, key)
+        if not 0 <= index < len(self):
+            raise IndexError(f"sample {index} of {len(self)}")
+        sample = {"label": self.entries[index].label, "index": index}
+        try:
+            return {"clip": self._clip(epoch, index), **sample}
+        except VideoError as error:
+            return {"failure": str(error), **sample}
+
+    def _clip(self, epoch: int, index: int) -> Tensor:
+        total, stride, short = self.infos[index].num_frames, self.config.frame_stride, self.config.short_video
+        if self.views is None:
+            generator = _generator(self.seed, epoch, index)
+            indices = sampling.train_indices(total, self.num_frames, stride, generator, short)
+            return self._augment(self._frames(index, indices), generator)
+        indices = sampling.test_indices(total, self.num_frames, stride, self.views[0], short)
+        clips = self._frames(index, indices.ravel()).split(self.num_frames)
+        return torch.cat([self._views(clip) for clip in clips])
+
+    def _frames(self, index: int, indices: np.ndarray) -> Tensor:
+        """Resized frames of a video: uint8 [len(indices), 3, H, W]."""
+        if not self.config.cache_decoded:
+            return self._read(index, indices)
+        if index not in self._decoded:
+            self._decoded[index] = self._read(index, np.arange(self.infos[index].num_frames))
+        return self._decoded[index][torch.from_numpy(indices)]
+
+    def _read(self, index: int, indices: np.ndarray) -> Tensor:
+        path = self.root / self.entries[index].file
+        seek = self.config.decoder == "decord" and self.infos[index].seekable
+        frames = read_by_seeking(path, indices) if seek else read_in_order(path, indices)
+        # [T, H, W, 3] seen as [T, 3, H, W]: resizing is fastest where the colours of a pixel are neighbours.
+        return transforms.resize(torch.from_numpy(frames).permute(0, 3, 1, 2), self.config.resize)
+
+    def _check_crop(self, crop_size: tuple[int, int]) -> None:
+        if self.config.crop_area and self.views is None:
+            return
+        for entry, info in zip(self.entries, self.infos):
+            shape = transforms.resized_shape(info.height, info.width, self.config.resize)
+            if shape[0] < crop_size[0] or shape[1] < crop_size[1]:
+                raise DataError(
+                    f"{self.root / entry.file}: its frames are {info.height}x{info.width}, {shape[0]}x{shape[1]} at "
+                    f"resize {self.config.resize}: smaller than the crop {crop_size[0]}x{crop_size[1]}; "
+                    "resize to at least the crop"
+                )
+
+
+class TrainBatches(torch.utils.data.Sampler):
+    """An endless stream of batches, each a list of (epoch, index), for `DataLoader(batch_sampler=...)`.
+
+    Epochs are permutations, one after another without a gap, so that every clip is seen equally often and every batch
+    is full. Batch n depends on (seed, n) alone: a run that starts again at batch n goes on as if it never stopped.
+    """
+
+    def __init__(self, num_samples: int, batch_size: int, *, seed: int = 0, start: int = 0):
+        """Makes the stream.
+
+        Args:
+            num_samples: length of the data set.
+            batch_size: samples per batch.
+            seed: of the order.
+            start: number of the first batch, to resume.
+        """
+        if num_samples < 1 or batch_size < 1:
+            raise ValueError(f"can't draw batches of {batch_size} from {num_samples} samples")
+        self.num_samples, self.batch_size, self.seed, self.start = num_samples, batch_size, seed, start
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        draws = self._draws(*divmod(self.start * self.batch_size, self.num_samples))
+        while True:
+            yield [next(draws) for _ in range(self.batch_size)]
+
+    def _draws(self, epoch: int, position: int) -> Iterator[tuple[int, int]]:
+        while True:
+            order = torch.randperm(self.num_samples, generator=_generator(self.seed, epoch)).tolist()
+            yield from ((epoch, index) for index in order[position:])
+            epoch, position = epoch + 1, 0
+
+
+def collate(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Stacks the samples that have a clip; samples that failed are named instead.
+
+    Returns:
+        `clip` float32 [B, ...], `label` and `index` int64 [B], and `failures`, a list of strings. B is 0, and `clip` is
+        an empty tensor, where every sample failed.
+    """
+    good = [sample for sample in samples if "clip" in sample]
+    return {
+        "clip": torch.stack([sample["clip"] for sample in good]) if good else torch.empty(0),
+        "label": torch.tensor([sample["label"] for sample in good], dtype=torch.int64),
+        "index": torch.tensor([sample["index"] for sample in good], dtype=torch.int64),
+        "failures": [sample["failure"] for sample in samples if "failure" in sample],
+    }
+
+
+def _usable(
+    root: Path, entries: Sequence[Entry], config: DataConfig, num_frames: int
+) -> tuple[dict[str, VideoInfo], tuple[VideoError, ...]]:
+    """What the usable files hold, and the failures of the others."""
+    found = inspect_all(root, [entry.file for entry in entries], workers=torch.get_num_threads())
+    needed = sampling.frames_needed(num_frames, config.frame_stride)
+    for file, info in found.items():
+        if config.short_video == "error" and isinstance(info, VideoInfo) and info.num_frames < needed:
+            reason = (
+                f"has {info.num_frames} frames, {num_frames} frames at stride {config.frame_stride} need {needed} "
+                "(short_video chooses what to do)"
+            )
+            found[file] = VideoError(root / file, reason)
+    failures = tuple(outcome for outcome in found.values() if isinstance(outcome, VideoError))
+    if len(failures) == len(entries) or len(failures) > config.max_failed_share * len(entries):
+        raise DataError(
+            f"{len(failures)} of {len(entries)} videos can't be used (max_failed_share is {config.max_failed_share}):\n"
+            + "\n".join(map(str, failures[:10]))
+            + (f"\nand {len(failures) - 10} more" if len(failures) > 10 else "")
+        )
+    return {file: info for file, info in found.items() if isinstance(info, VideoInfo)}, failures
+
+
+def _generator(*key: int) -> torch.Generator:
+    """A generator seeded by all parts of the key."""
+    return torch.Generator().manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]))
+
+
+def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
+    return size if isinstance(size, tuple) else (size, size)

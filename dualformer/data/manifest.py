@@ -1,0 +1,225 @@
+"""What is in a data set: which files, which labels, and which clips are held out.
+
+A data set is a folder (or a manifest file in one) of either form:
+
+* `manifest.csv` with columns `file` (path below the folder) and `label` (class name). Optional columns: `split`;
+  `group` and `sequence` (clips cut from one recording: never split apart); `factor_<name>` (a property of the class
+  that is scored separately).
+* a folder per class, `class/**/*.mp4`, optionally inside `train/` and `test/` (or `val/`).
+
+The split is the `split` column or folder where there is one. Else a share is held out: whole recordings where the
+manifest names them, else clips of each class; which ones depends on names alone, so every machine draws the same.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from dualformer.config import nearest
+
+MANIFEST_NAME = "manifest.csv"
+VIDEO_SUFFIXES = frozenset(
+    [".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".webm", ".wmv"]
+)
+_SPLITS = {"train": "train", "training": "train", "val": "val", "validation": "val", "test": "test", "testing": "test"}
+_FACTOR_PREFIX = "factor_"
+
+
+class DataError(ValueError):
+    """A data set that can't be used as it is."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One labelled video.
+
+    Attributes:
+        file: path below the data set's folder.
+        label: index into the data set's classes.
+        split: "train", "val", "test", or None where the data set leaves it open.
+        recording: name of what the clip was cut from, None where unknown.
+    """
+
+    file: str
+    label: int
+    split: str | None = None
+    recording: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """A data set: `root` holds the `entries`' files; `factors` gives, by name, each class's value of that factor."""
+
+    root: Path
+    classes: tuple[str, ...]
+    entries: tuple[Entry, ...]
+    factors: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+
+    def split(self, name: str, holdout: float, fold: int = 0) -> tuple[Entry, ...]:
+        """Returns the entries of "train" or "test" (a data set with a validation split only tests on that).
+
+        Args:
+            name: "train" or "test".
+            holdout: share to hold out where the data set has no split of its own.
+            fold: which share: folds 0, 1, ... hold out different clips, for cross-validation.
+
+        Raises:
+            DataError: a split without clips, a class without a training clip, too few clips to hold any out.
+        """
+        if name not in ("train", "test"):
+            raise DataError(f"unknown split '{name}'{nearest(name, ('train', 'test'))}")
+        train, test = self._own_splits() if self.entries[0].split else self._held_out(holdout, fold)
+        trained = {entry.label for entry in train}
+        if untrained := sorted({self.classes[entry.label] for entry in test if entry.label not in trained}):
+            raise DataError(f"{self.root}: no training clip of class {', '.join(untrained)}")
+        return train if name == "train" else test
+
+    def _own_splits(self) -> tuple[tuple[Entry, ...], tuple[Entry, ...]]:
+        by_split = _grouped(self.entries, lambda entry: entry.split)
+        train, test = by_split.get("train", ()), by_split.get("test") or by_split.get("val", ())
+        if not train or not test:
+            raise DataError(f"{self.root}: its split has {len(train)} clips to train and {len(test)} to test on")
+        return tuple(train), tuple(test)
+
+    def _held_out(self, holdout: float, fold: int) -> tuple[tuple[Entry, ...], tuple[Entry, ...]]:
+        if all(entry.recording for entry in self.entries):
+            recordings = _chosen({entry.recording for entry in self.entries}, holdout, fold)
+            files = {entry.file for entry in self.entries if entry.recording in recordings}
+        else:
+            by_class = _grouped(self.entries, lambda entry: entry.label)
+            files = set().union(*(_chosen({e.file for e in clips}, holdout, fold) for clips in by_class.values()))
+        train = tuple(entry for entry in self.entries if entry.file not in files)
+        test = tuple(entry for entry in self.entries if entry.file in files)
+        if not train or not test:
+            raise DataError(
+                f"{self.root}: holding out {holdout:.0%} of {len(self.entries)} clips (fold {fold}) leaves "
+                f"{len(train)} to train and {len(test)} to test on"
+            )
+        return train, test
+
+
+def read_manifest(root: Path | str) -> Manifest:
+    """Reads what a data set holds; opens no video.
+
+    Args:
+        root: its folder, or a manifest file.
+
+    Raises:
+        DataError: no such folder, no clips, missing columns or values, an unknown split, a file listed twice, a factor
+            that differs within a class.
+    """
+    root = Path(root)
+    if root.is_file():
+        return _from_csv(root)
+    if not root.is_dir():
+        raise DataError(f"{root}: no such data set (neither a folder nor a manifest file)")
+    if (root / MANIFEST_NAME).is_file():
+        return _from_csv(root / MANIFEST_NAME)
+    return _from_folders(root)
+
+
+def video_files(folder: Path) -> list[str]:
+    """Returns the paths below `folder` of everything named like a video, sorted."""
+    paths = (path for path in folder.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES)
+    return sorted(path.relative_to(folder).as_posix() for path in paths)
+
+
+def _from_csv(path: Path) -> Manifest:
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        columns = tuple(reader.fieldnames or ())
+        rows = list(reader)
+    if missing := {"file", "label"} - set(columns):
+        raise DataError(f"{path}: no column {' or '.join(sorted(missing))}; it has: {', '.join(columns) or 'none'}")
+    for number, row in enumerate(rows, start=1):
+        if not row["file"] or not row["label"]:
+            raise DataError(f"{path}: row {number} lacks a file or a label")
+    classes = _class_order({row["label"] for row in rows})
+    entries = tuple(
+        Entry(
+            file=row["file"],
+            label=classes.index(row["label"]),
+            split=_split_name(row["split"], path) if "split" in columns else None,
+            recording=_recording(row),
+        )
+        for row in rows
+    )
+    return _checked(Manifest(path.parent, classes, entries, _factors(path, columns, rows, classes)))
+
+
+def _from_folders(root: Path) -> Manifest:
+    """Class folders, or class folders inside split folders: `class/clip` or `split/class/clip`."""
+    folders = sorted(path.name for path in root.iterdir() if path.is_dir())
+    split_folders = bool(folders) and all(name.lower() in _SPLITS for name in folders)
+    depth = 2 if split_folders else 1
+    parts = {file: file.split("/") for file in video_files(root)}
+    parts = {file: names for file, names in parts.items() if len(names) > depth}
+    classes = _class_order({names[depth - 1] for names in parts.values()})
+    entries = tuple(
+        Entry(file, classes.index(names[depth - 1]), _split_name(names[0], root) if split_folders else None)
+        for file, names in parts.items()
+    )
+    return _checked(Manifest(root, classes, entries))
+
+
+def _checked(manifest: Manifest) -> Manifest:
+    if not manifest.entries:
+        raise DataError(
+            f"{manifest.root}: no clips; a data set is a folder with {MANIFEST_NAME}, or one folder of videos per class"
+        )
+    repeated = [file for file, same in _grouped(manifest.entries, lambda entry: entry.file).items() if len(same) > 1]
+    if repeated:
+        raise DataError(f"{manifest.root}: listed more than once: {', '.join(sorted(repeated)[:5])}")
+    if len(manifest.classes) < 2:
+        raise DataError(f"{manifest.root}: a single class ({manifest.classes[0]}): there is nothing to tell apart")
+    return manifest
+
+
+def _class_order(names: Iterable[str]) -> tuple[str, ...]:
+    """Sorted by name; class names that are all numbers, by number."""
+    names = set(names)
+    return tuple(sorted(names, key=int if all(name.isdecimal() for name in names) else str))
+
+
+def _split_name(written: str, source: Path) -> str:
+    if written.lower() not in _SPLITS:
+        raise DataError(f"{source}: unknown split '{written}'{nearest(written, _SPLITS)}")
+    return _SPLITS[written.lower()]
+
+
+def _recording(row: Mapping[str, str]) -> str | None:
+    names = [row[column] for column in ("group", "sequence") if row.get(column)]
+    return "/".join(names) or None
+
+
+def _factors(
+    path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, str]], classes: Sequence[str]
+) -> dict[str, tuple[str, ...]]:
+    factors = {}
+    for column in (column for column in columns if column.startswith(_FACTOR_PREFIX)):
+        values = {name: {row[column] for row in rows if row["label"] == name} for name in classes}
+        if mixed := [name for name, seen in values.items() if len(seen) > 1]:
+            raise DataError(f"{path}: {column} differs within class {', '.join(mixed)}")
+        factors[column.removeprefix(_FACTOR_PREFIX)] = tuple(next(iter(values[name])) for name in classes)
+    return factors
+
+
+def _chosen(names: Iterable[str], share: float, fold: int) -> set[str]:
+    """The share of names that a fold holds out: a slice of their order by hash. One name alone is never held out."""
+    order = sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest())
+    if len(order) < 2:
+        return set()
+    size = min(max(round(share * len(order)), 1), len(order) - 1)
+    return {order[position % len(order)] for position in range(fold * size, (fold + 1) * size)}
+
+
+def _grouped(entries: Iterable[Entry], key) -> dict:
+    groups = defaultdict(list)
+    for entry in entries:
+        groups[key(entry)].append(entry)
+    return groups
