@@ -70,35 +70,37 @@ def count_macs(model_or_name: nn.Module | str, *, include_head: bool | None = No
         model_or_name: a model with a `config`, or a name of `list_models()`.
         include_head: whether to count the submodule `head`; None follows the model's publication (the class attribute
             `published_macs_include_head`).
-        **input: for a name, changes to its published config as in `create_model`; for a model, `num_frames` or
-            `crop_size` of the clip if they differ from its config.
+        **input: changes to the published config as in `create_model`, such as `num_frames` and `crop_size`; a model
+            given with changes is counted as its config says, rebuilt with them.
 
     Raises:
         ConfigError: unknown model or field, wrong type, illegal value.
         UncountedOperatorError: an operator's cost isn't known.
+        TypeError: a model without a config.
         ValueError: the head is to be left out of a model that has no submodule `head`.
     """
-    if isinstance(model_or_name, str):
-        config = model_config(model_or_name, **input)
-        with torch.device("meta"):
-            model = config.build()
-    else:
-        model = getattr(model_or_name, "_orig_mod", model_or_name)  # torch.compile wraps the module that is counted
-        config = _input_of(model, input)
+    model = _skeleton(model_or_name, input) if input or isinstance(model_or_name, str) else model_or_name
+    model = getattr(model, "_orig_mod", model)  # torch.compile wraps the module that is counted
     if include_head is None:
         include_head = getattr(model, "published_macs_include_head", True)
-    counts = _flops_by_module(model, config.clip_shape)
+    counts = _flops_by_module(model, _config(model).clip_shape)
     return _summarise(counts, type(model).__name__, include_head)
 
 
-def _input_of(model: nn.Module, input: Mapping[str, Any]) -> ModelConfig:
+def _skeleton(model_or_name: nn.Module | str, changes: Mapping[str, Any]) -> nn.Module:
+    """The network without weights."""
+    if isinstance(model_or_name, str):
+        config = model_config(model_or_name, **changes)
+    else:
+        config = model_config(**{**_config(model_or_name).to_dict(), **changes})
+    with torch.device("meta"):
+        return config.build()
+
+
+def _config(model: nn.Module) -> ModelConfig:
     if not isinstance(getattr(model, "config", None), ModelConfig):
         raise TypeError(f"{type(model).__name__} has no config of a model, so the shape of its clip isn't known")
-    if unknown := set(input) - {"num_frames", "crop_size"}:
-        raise TypeError(f"a built model's {', '.join(sorted(unknown))} can't be changed; only num_frames and crop_size")
-    if isinstance(input.get("crop_size"), int):
-        input = {**input, "crop_size": (input["crop_size"],) * 2}
-    return model.config.changed(**input)
+    return model.config
 
 
 def _flops_by_module(model: nn.Module, clip_shape: tuple[int, ...]) -> dict[str, Counter[str]]:
