@@ -1,0 +1,252 @@
+"""One interface over the places a task can run, and the choice between them.
+
+Every executor has `kind`, `capacity` (how many tasks it takes now), `submit(tasks, token, resources)` -> job ids,
+`ended(job_id)` -> None while a job may still run, else how it ended, and `cancel(job_ids)`.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import submitit
+
+from slurm import queue
+from slurm.local import LocalPool, process_ended
+from slurm.profile import Profile, ProfileError
+from slurm.task import Task
+
+KINDS = ("auto", "slurm", "local", "debug")
+
+_UNLIMITED = 1_000_000
+_QUERY_EVERY_S = 2.0
+_FORGOTTEN_AFTER_S = 15.0
+
+
+class SubmitError(RuntimeError):
+    """The cluster refused a submission; `passing` when it may accept the same later."""
+
+    def __init__(self, message: str, *, passing: bool) -> None:
+        super().__init__(message)
+        self.passing = passing
+
+
+class Executor(Protocol):
+    """See the module's docstring."""
+
+    kind: str
+
+    @property
+    def capacity(self) -> int: ...
+
+    def submit(self, tasks: Sequence[Task], token: str, resources: Mapping[str, int | float | None]) -> list[str]: ...
+
+    def ended(self, job_id: str) -> str | None: ...
+
+    def cancel(self, job_ids: Sequence[str]) -> None: ...
+
+
+def make_executor(kind: str, folder: Path, profile: Profile, *, threads: int = 1) -> Executor:
+    """Returns the executor of a kind of `KINDS`; "auto" is Slurm where `sbatch` answers, else local.
+
+    Args:
+        folder: takes submitit's files; on a cluster all nodes must see it.
+        threads: CPU threads of each task.
+
+    Raises:
+        ProfileError: Slurm was asked for and isn't here.
+    """
+    if kind == "auto":
+        kind = "slurm" if queue.answers() else "local"
+    if kind == "slurm" and not queue.answers():
+        raise ProfileError("no Slurm here: sbatch doesn't answer (is SLURM_CONF set?)")
+    if kind == "slurm":
+        return SlurmQueue(folder, profile, threads)
+    return LocalPool(folder, profile, threads) if kind == "local" else DebugRunner(folder)
+
+
+def job_ended(job_id: str) -> str | None:
+    """Like `Executor.ended`, for a job of any executor that some other launcher submitted."""
+    kind = job_id.partition(":")[0]
+    return {"local": process_ended, "slurm": _squeue.ended, "debug": lambda _: "the launcher is gone"}[kind](job_id)
+
+
+class DebugRunner:
+    """Runs each task at once in this process, where a debugger can follow it."""
+
+    kind = "debug"
+    capacity = 1
+
+    def __init__(self, folder: Path) -> None:
+        self._executor = submitit.DebugExecutor(folder)
+        self._causes: dict[str, str] = {}
+
+    def submit(self, tasks: Sequence[Task], token: str, resources: Mapping[str, int | float | None]) -> list[str]:
+        """Runs the tasks to their end."""
+        return [self._run(task) for task in tasks]
+
+    def ended(self, job_id: str) -> str | None:
+        """Returns how a job ended: "" if by itself, else its exception."""
+        return self._causes.get(job_id, "the launcher is gone")
+
+    def cancel(self, job_ids: Sequence[str]) -> None:
+        """Does nothing: no job outlives `submit`."""
+
+    def _run(self, task: Task) -> str:
+        job = self._executor.submit(Task(task.target, task.args, env=task.env))
+        error = job.exception()
+        job_id = f"debug:{job.job_id}"
+        self._causes[job_id] = "" if error is None else f"{type(error).__name__}: {error}"
+        return job_id
+
+
+class SlurmQueue:
+    """Submits job arrays, in pieces no longer than the cluster takes.
+
+    Args:
+        folder: takes submitit's files, in a folder for each submission, since a new cluster counts jobs from 1 again.
+        profile: what to ask of the cluster.
+        threads: CPU threads of each process, for `cpus_per_task` where the profile has none.
+    """
+
+    kind = "slurm"
+
+    def __init__(self, folder: Path, profile: Profile, threads: int = 1) -> None:
+        self._folder = folder
+        self._profile = profile
+        self._threads = threads
+        self._max_array_size = min(profile.max_array_size, queue.max_array_size() or profile.max_array_size)
+        self._outstanding: set[str] = set()
+
+    @property
+    def capacity(self) -> int:
+        """How many tasks may be queued now."""
+        limit = self._profile.max_submitted or _UNLIMITED
+        return min(self._max_array_size, max(0, limit - len(self._outstanding)))
+
+    def submit(self, tasks: Sequence[Task], token: str, resources: Mapping[str, int | float | None]) -> list[str]:
+        """Queues tasks as one job array and returns a job id for each.
+
+        Args:
+            tasks: at most `capacity` of them.
+            token: becomes the job's name, by which a submission is found whose launcher died before it could note it.
+            resources: `nodes`, `gpus_per_node`, `mem_gib`, `time_min` of these tasks; None means as the profile says.
+
+        Raises:
+            SubmitError: sbatch refused, with its message.
+        """
+        executor = submitit.SlurmExecutor(self._folder / token, max_num_timeout=self._profile.max_timeouts)
+        executor.update_parameters(**self._parameters(self._profile.changed(**resources), token))
+        try:
+            jobs = executor.submit_array([*tasks])
+        except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
+            raise _refusal(error) from None
+        ids = [f"slurm:{job.job_id}" for job in jobs]
+        self._outstanding.update(ids)
+        return ids
+
+    def ended(self, job_id: str) -> str | None:
+        """Returns None while a job may run, also while Slurm can't be asked; afterwards how it ended."""
+        cause = _squeue.ended(job_id)
+        if cause is not None:
+            self._outstanding.discard(job_id)
+        return cause
+
+    def cancel(self, job_ids: Sequence[str]) -> None:
+        """Cancels jobs, whoever submitted them."""
+        queue.cancel([job_id.partition(":")[2] for job_id in job_ids])
+
+    def _parameters(self, profile: Profile, token: str) -> dict[str, object]:
+        parameters = {
+            "job_name": token,
+            "partition": profile.partition,
+            "account": profile.account,
+            "qos": profile.qos,
+            "constraint": profile.constraint,
+            "nodes": profile.nodes,
+            "gpus_per_node": profile.gpus_per_node or None,
+            "ntasks_per_node": profile.tasks_per_node or max(1, profile.gpus_per_node),
+            "cpus_per_task": profile.cpus_per_task or self._threads,
+            "mem": f"{int(profile.mem_gib * 1024)}M" if profile.mem_gib else None,
+            "time": profile.time_min,
+            "signal_delay_s": profile.signal_delay_s,
+            "array_parallelism": profile.max_parallel or _UNLIMITED,
+            "stderr_to_stdout": True,
+            "setup": [*_environment(self._threads), *profile.setup],
+            "srun_args": ["--kill-on-bad-exit=1"],
+            # Without it a node that goes down, or a preemption, would be the end of the job on some clusters.
+            "additional_parameters": {"requeue": True, **profile.sbatch},
+        }
+        return {name: value for name, value in parameters.items() if value is not None}
+
+
+class _Squeue:
+    """A shared, briefly cached view of the queue."""
+
+    def __init__(self) -> None:
+        self._jobs: dict[str, queue.QueuedJob] | None = None
+        self._asked_at = float("-inf")
+        self._missing_since: dict[str, float] = {}
+
+    def jobs(self) -> dict[str, queue.QueuedJob] | None:
+        if time.monotonic() - self._asked_at > _QUERY_EVERY_S:
+            self._jobs = queue.jobs()
+            self._asked_at = time.monotonic()
+        return self._jobs
+
+    def ended(self, job_id: str) -> str | None:
+        slurm_id = job_id.partition(":")[2]
+        jobs = self.jobs()
+        if jobs is None:
+            return None
+        job = jobs.get(slurm_id)
+        if job is not None:
+            self._missing_since.pop(job_id, None)
+            return f"Slurm says {job.state} ({job.reason})" if job.ended else None
+        # A query may lag behind sbatch or a restart, so a job is missing only when it stays so.
+        since = self._missing_since.setdefault(job_id, time.monotonic())
+        if time.monotonic() - since < _FORGOTTEN_AFTER_S:
+            return None
+        state = queue.final_state(slurm_id)
+        return f"Slurm says {state}" if state else "the job has left Slurm's queue"
+
+
+_squeue = _Squeue()
+
+
+def find_submission(token: str) -> dict[int, str] | None:
+    """Returns the job ids of a submission by array index, {} when Slurm knows none; None when Slurm won't say."""
+    jobs = _squeue.jobs()
+    if jobs is None:
+        return None
+    ids = [job_id for job_id, job in jobs.items() if job.name == token]
+    return {int(job_id.partition("_")[2] or 0): f"slurm:{job_id}" for job_id in ids}
+
+
+_PASSING = (
+    "unable to contact",
+    "timed out",
+    "refused",
+    "unreachable",
+    "limit",
+    "temporarily",
+    "try again",
+    "zero bytes",
+)
+
+
+def _refusal(error: Exception) -> SubmitError:
+    lines = [line for line in str(error).splitlines() if "sbatch: error" in line] or str(error).splitlines()[-1:]
+    message = "; ".join(line.replace("sbatch: error: ", "").strip() for line in lines)
+    passing = any(words in message.lower() for words in _PASSING)
+    return SubmitError(f"sbatch refused: {message}", passing=passing)
+
+
+def _environment(threads: int) -> list[str]:
+    """Shell lines that let a job import what this process can, even where sbatch passes no environment on."""
+    root = Path(__file__).resolve().parents[1]
+    limits = [f"export {name}_NUM_THREADS={threads}" for name in ("OMP", "MKL", "OPENBLAS")]
+    return [f'export PYTHONPATH="{root}:$PYTHONPATH"', f'export PATH="{Path(sys.executable).parent}:$PATH"', *limits]

@@ -1,0 +1,83 @@
+"""What Slurm says about jobs: a hint, since the query can fail, lag, or have forgotten."""
+
+from __future__ import annotations
+
+import dataclasses
+import getpass
+import os
+import re
+import subprocess
+
+ENDED_STATES = frozenset({"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", "DEADLINE", "BOOT_FAIL"})
+"""States that a job doesn't leave. NODE_FAIL and PREEMPTED aren't among them: Slurm queues such jobs again."""
+
+_FORMAT = "%i|%T|%N|%r|%L|%j"
+
+
+@dataclasses.dataclass(frozen=True)
+class QueuedJob:
+    """One line of `squeue`.
+
+    Attributes:
+        state: such as PENDING, RUNNING or TIMEOUT.
+        node: where it runs, "" while it doesn't.
+        reason: why it waits, or why it ended.
+        time_left: of its wall time, as Slurm writes it.
+        name: of the job.
+    """
+
+    state: str
+    node: str
+    reason: str
+    time_left: str
+    name: str
+
+    @property
+    def ended(self) -> bool:
+        return self.state in ENDED_STATES
+
+
+def answers() -> bool:
+    """Whether there is a Slurm to submit to."""
+    return _run("sbatch", "--version") is not None
+
+
+def jobs() -> dict[str, QueuedJob] | None:
+    """Returns this user's jobs by id ("12" or, in an array, "12_3"), some minutes back; None when Slurm won't say."""
+    output = _run("squeue", "-h", "-r", "-t", "all", "-u", _user(), "-o", _FORMAT)
+    if output is None:
+        return None
+    found = {}
+    for line in output.splitlines():
+        job_id, *facts = line.split("|", 5)
+        if len(facts) == 5:
+            found[job_id.strip()] = QueuedJob(*facts)
+    return found
+
+
+def final_state(job_id: str) -> str:
+    """Returns the state of a job that has left the queue, "" where no accounting remembers it."""
+    output = _run("sacct", "-n", "-X", "-P", "-o", "State", "-j", job_id)
+    return output.split()[0] if output and output.strip() else ""
+
+
+def max_array_size() -> int | None:
+    """Returns the cluster's limit on the length of a job array, None when it won't say."""
+    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", _run("scontrol", "show", "config") or "", re.MULTILINE)
+    return int(found.group(1)) if found else None
+
+
+def cancel(job_ids: list[str]) -> bool:
+    """Cancels jobs; returns whether Slurm took the order."""
+    return not job_ids or _run("scancel", *job_ids) is not None
+
+
+def _user() -> str:
+    return os.environ.get("SLURM_JOB_USER") or getpass.getuser()
+
+
+def _run(*command: str) -> str | None:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,66 @@
+"""The callable that is submitted: stateless, so that a job that was stopped starts again from what lies on disk."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from submitit.helpers import DelayedSubmission
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """A call to be made in another process.
+
+    Attributes:
+        target: an importable function, as "package.module:function".
+        args: its arguments.
+        log: file that takes all the process prints, appended to; "" leaves the output where it goes.
+        env: environment variables of the call.
+        mortal: whether SIGTERM ends the process. On Slurm it must not: there it only announces the signal to save.
+    """
+
+    target: str
+    args: tuple[str, ...]
+    log: str = ""
+    env: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    mortal: bool = False
+
+    def __call__(self) -> None:
+        os.environ.update(self.env)
+        if self.log:
+            _redirect_output(self.log)
+        if self.mortal:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        resolve(self.target)(*self.args)
+
+    def checkpoint(self) -> DelayedSubmission:
+        """What submitit queues again after a preemption or a time limit: the same call."""
+        return DelayedSubmission(self)
+
+
+def resolve(target: str) -> Callable[..., Any]:
+    """Returns the function that "package.module:function" names.
+
+    Raises:
+        ValueError: there is none.
+    """
+    module, _, name = target.partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"no function '{target}': {error}") from error
+
+
+def _redirect_output(path: str) -> None:
+    """Sends the process' output, that of C libraries and children included, to the end of a file."""
+    file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+        os.dup2(file, stream.fileno())
+    os.close(file)

@@ -1,0 +1,1 @@
+"""Sweeps: a grid of configurations in, one result file per run out."""

@@ -1,0 +1,53 @@
+"""One attempt at a run, in the process that a launcher or Slurm started: claim it, compute it unless it is there."""
+
+from __future__ import annotations
+
+import os
+import traceback
+from pathlib import Path
+
+from submitit.core.utils import UncompletedJobError
+
+from slurm.task import resolve
+from sweeps import ledger
+from sweeps.record import RecordError, Result, read_result, write_result
+
+WORKER = "sweeps.worker:execute"
+
+_WAIT_FOR_CLAIM_S = 20.0  # a job that Slurm queued again may start while its last process is still being killed
+
+
+def attempt(run_dir: str, token: str, worker: str = WORKER) -> None:
+    """Computes a run unless it is finished or another process is at it.
+
+    Args:
+        run_dir: the run's folder, with its `config.json`.
+        token: of the submission, as in the ledger.
+        worker: function that takes the folder and writes `result.json`, as "package.module:function".
+
+    Raises:
+        RecordError: the result could not be written; the run counts as not finished.
+        UncompletedJobError: submitit gave up a job that ran into its time limit too often.
+    """
+    folder = Path(run_dir)
+    with ledger.claim(folder, wait_s=_WAIT_FOR_CLAIM_S) as taken:
+        if not taken:
+            ledger.append(folder, "busy", token=token)
+            print(f"{folder.name}: another process is at it")
+            return
+        if read_result(folder) is None:
+            ledger.append(folder, "start", token=token, pid=os.getpid())
+            _compute(folder, worker)
+        if read_result(folder) is not None:
+            ledger.append(folder, "end", token=token)
+
+
+def _compute(folder: Path, worker: str) -> None:
+    try:
+        resolve(worker)(folder)
+    except (RecordError, UncompletedJobError):
+        raise
+    except Exception as error:
+        traceback.print_exc()
+        reason = f"{type(error).__name__}: {error}"
+        write_result(folder, Result(run_id=folder.name, status="error", reason=reason))

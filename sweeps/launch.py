@@ -1,0 +1,253 @@
+"""Runs a grid: `python sweeps/launch.py --grid ablations.yaml`.
+
+Runs are started here or on a Slurm cluster; finished ones are skipped, so repeating the command goes on where it was
+stopped. A run that fails is a row with its reason and stops no other.
+
+Exit status: 0 all runs are ok, 1 some are not, 2 the grid or a flag is wrong and nothing was started.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+if not __package__:  # a script's own folder comes first on the path, where its modules would shadow others
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import NoReturn
+
+from dualformer.config import ConfigError
+from slurm.executors import KINDS, SubmitError, make_executor
+from slurm.profile import ProfileError, load_profile
+from sweeps import ledger
+from sweeps.attempt import WORKER
+from sweeps.grid import Grid, load_grid
+from sweeps.record import STATUSES, Result, read_result, source_state, utc_now, write_json
+from sweeps.status import progress
+from sweeps.sweep import Sweep
+
+_POLL_S = 0.25
+_REPORT_EVERY_S = 15.0
+
+
+def main(arguments: Sequence[str] | None = None, *, worker: str = WORKER) -> int:
+    """Runs the command line and returns its exit status.
+
+    Args:
+        arguments: as typed; None means those of this process.
+        worker: function that computes one run, as "package.module:function".
+    """
+    typed = list(sys.argv[1:] if arguments is None else arguments)
+    options = _parser().parse_args(typed)
+    try:
+        grid = load_grid(options.grid, overrides=options.set, only=options.only)
+        profile = load_profile(options.profile)
+        if options.dry_run:
+            _print_plan(grid, options.runs)
+            return 0
+        threads = max(cell.config.threads for cell in grid.cells)
+        executor = make_executor(options.executor, options.runs / ".submissions", profile, threads=threads)
+    except (ConfigError, ProfileError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    write_manifest(options.runs, grid)
+    for cell in grid.cells:
+        put_aside(options.runs / cell.run_id, options.retry)
+    sweep = Sweep(options.runs, grid.cells, executor, profile, worker=worker, announce=_say)
+    _say(f"{grid.name}: {len(sweep.cells)} runs, {len(sweep.results)} finished before; {executor.kind} executor")
+    try:
+        return _launch_and_leave(sweep, grid, executor.kind, typed) if options.no_wait else _follow(sweep)
+    except SubmitError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1 if sweep.active or sweep.results else 2
+
+
+def put_aside(run_dir: Path, statuses: Sequence[str]) -> None:
+    """Makes a finished run of one of these statuses unfinished; its result stays beside as `result.<n>.json`."""
+    result = read_result(run_dir)
+    if result is None or result.status not in statuses:
+        return
+    number = len(list(run_dir.glob("result.*.json"))) + 1
+    ledger.append(run_dir, "retry", status=result.status)
+    os.replace(run_dir / "result.json", run_dir / f"result.{number}.json")
+
+
+def write_manifest(runs: Path, grid: Grid) -> None:
+    """Writes `<grid>.grid.json`: which runs the grid consists of and what tells them apart.
+
+    A launch of some rows (`--only`) of an unchanged grid adds to the runs that the manifest lists already.
+    """
+    runs.mkdir(parents=True, exist_ok=True)
+    path = runs / f"{grid.name}.grid.json"
+    listed = {cell.run_id: {"run_id": cell.run_id, "differs": dict(cell.differs)} for cell in grid.cells}
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        before = json.loads(path.read_text(encoding="utf-8"))
+        if (before["text"], before["overrides"]) == (grid.text, dict(grid.overrides)):
+            listed = {**{row["run_id"]: row for row in before["runs"]}, **listed}
+    write_json(
+        path,
+        {
+            "grid": grid.name,
+            "description": grid.description,
+            "text": grid.text,
+            "overrides": dict(grid.overrides),
+            **source_state(),
+            "launched_utc": utc_now(),
+            "runs": list(listed.values()),
+        },
+    )
+
+
+def _follow(sweep: Sweep) -> int:
+    """Waits until every run is finished, telling how it goes; Ctrl-C ends local runs and keeps what is done."""
+    clock = _Clock()
+    try:
+        with _termination_as_interrupt():
+            while not sweep.done:
+                for run_id in sweep.step():
+                    _say(f"[{clock}] {_row(sweep, run_id)}")
+                if clock.due():
+                    _say(f"[{clock}] {_counts(sweep)}")
+                time.sleep(_POLL_S)
+    except KeyboardInterrupt:
+        _say("stopping...")
+        sweep.stop()
+        _say(f"stopped: {_counts(sweep)}; the same command goes on from here")
+        return 1
+    return _summary(sweep, clock)
+
+
+def _launch_and_leave(sweep: Sweep, grid: Grid, kind: str, typed: Sequence[str]) -> int:
+    """Submits what a cluster takes now; the rest, and all local runs, are left to a detached launcher."""
+    if kind == "slurm":
+        sweep.step()
+    if sweep.num_waiting:
+        log = sweep.runs / f"{grid.name}.launch.log"
+        command = [sys.executable, str(Path(__file__).resolve()), *(word for word in typed if word != "--no-wait")]
+        with open(log, "ab") as file:
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True
+            )
+        _say(f"the rest is in the hands of process {process.pid}, which writes {log}")
+    _say(f"{_counts(sweep)}; see python sweeps/status.py --runs {sweep.runs}")
+    return 0 if all(result.status == "ok" for result in sweep.results.values()) else 1
+
+
+def _summary(sweep: Sweep, clock: _Clock) -> int:
+    failed = {run_id: result for run_id, result in sweep.results.items() if result.status != "ok"}
+    for run_id, result in failed.items():
+        _say(f"{run_id} {result.status}: {result.reason}")
+    _say(f"[{clock}] {_counts(sweep)}; results are in {sweep.runs}/<run id>/result.json")
+    return 1 if failed else 0
+
+
+def _counts(sweep: Sweep) -> str:
+    counts = Counter(result.status for result in sweep.results.values())
+    parts = [f"{len(sweep.results)} of {len(sweep.cells)} finished"]
+    parts += [f"{counts[status]} {status}" for status in STATUSES if counts[status] and status != "ok"]
+    if sweep.active or sweep.num_waiting:
+        parts.append(f"{len(sweep.active)} under way, {sweep.num_waiting} waiting")
+    working = [f"{run_id} {step}" for run_id in sweep.active if (step := progress(sweep.runs / run_id))]
+    return ", ".join(parts) + (f"; {', '.join(working[:4])}" if working else "")
+
+
+def _row(sweep: Sweep, run_id: str) -> str:
+    result, cell = sweep.results[run_id], sweep.cells[run_id]
+    return f"{run_id} {result.status}  {cell.label}  {_figures(result)}"
+
+
+def _figures(result: Result) -> str:
+    if result.status != "ok":
+        return result.reason.splitlines()[0][:160]
+    shown = []
+    if result.top1 is not None:
+        shown.append(f"top-1 {result.top1:.3f}")
+    if result.gmacs_per_view is not None:
+        shown.append(f"{result.gmacs_per_view:.3g} GMACs")
+    if result.latency_ms_p50 is not None:
+        shown.append(f"{result.latency_ms_p50:.1f} ms")
+    return ", ".join(shown)
+
+
+def _print_plan(grid: Grid, runs: Path) -> None:
+    for cell in grid.cells:
+        result = read_result(runs / cell.run_id)
+        print(f"{cell.run_id}  {result.status if result else 'to do':8}{cell.label}")
+    print(f"{grid.name}: {len(grid.cells)} runs; nothing was started")
+
+
+class _Clock:
+    """Time since the start, and whether it is time for another report."""
+
+    def __init__(self) -> None:
+        self._start = time.monotonic()
+        self._next = self._start + _REPORT_EVERY_S
+
+    def __str__(self) -> str:
+        minutes, seconds = divmod(int(time.monotonic() - self._start), 60)
+        return f"{minutes:d}:{seconds:02d}"
+
+    def due(self) -> bool:
+        if time.monotonic() < self._next:
+            return False
+        self._next = time.monotonic() + _REPORT_EVERY_S
+        return True
+
+
+@contextlib.contextmanager
+def _termination_as_interrupt() -> Iterator[None]:
+    """Being told to end, or losing the terminal, is like Ctrl-C, unless `nohup` asked to ignore it."""
+
+    def interrupt(*_: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _say(message: str) -> None:
+    print(message, flush=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    fields = {"nargs": "+", "action": "extend", "default": [], "metavar": "FIELD=VALUE"}
+    parser.add_argument("--grid", required=True, help="a grid file, or the name of one of the project's grids")
+    parser.add_argument(
+        "--executor", choices=KINDS, default="auto", help="where runs run (auto: Slurm if there is one)"
+    )
+    parser.add_argument("--profile", help="what the place to run offers: a file, or a name in slurm/profiles")
+    parser.add_argument("--set", **fields, help="a value for every run, whatever the grid says")
+    parser.add_argument("--only", **fields, help="keep the runs that have this value")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where run folders are (default: runs)")
+    parser.add_argument(
+        "--retry",
+        nargs="+",
+        action="extend",
+        default=[],
+        choices=STATUSES,
+        help="compute finished runs of a status again",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print every run with its id and start nothing")
+    parser.add_argument("--no-wait", action="store_true", help="return at once and leave the runs to themselves")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,283 @@
+"""Takes the runs of a grid to their results: submits what is missing, follows what runs, makes a row of what died.
+
+All it knows lies in the run folders, so it can be killed at any moment and started again, also twice at once.
+"""
+
+from __future__ import annotations
+
+import datetime
+import itertools
+import json
+import os
+import re
+import secrets
+import socket
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from slurm.executors import Executor, SubmitError, find_submission, job_ended
+from slurm.local import process_ended, process_id
+from slurm.profile import Profile
+from slurm.task import Task
+from sweeps import ledger
+from sweeps.attempt import WORKER
+from sweeps.grid import Cell
+from sweeps.record import Result, Status, read_result, write_json, write_result
+
+_REASON_LINES = 6
+_REASON_LENGTH = 600
+_RETRY_REFUSED_S = 15.0
+_UNNOTED_S = 60.0
+
+
+class Sweep:
+    """The runs of one grid on their way.
+
+    Args:
+        runs: folder of all run folders.
+        cells: what to compute.
+        executor: where.
+        profile: of that place; `max_attempts` bounds how often a run may die.
+        worker: function that computes a run, given its folder.
+        announce: takes every message for people.
+
+    Attributes:
+        results: finished runs by run id.
+    """
+
+    def __init__(
+        self,
+        runs: Path,
+        cells: Sequence[Cell],
+        executor: Executor,
+        profile: Profile,
+        *,
+        worker: str = WORKER,
+        announce: Callable[[str], None] = print,
+    ) -> None:
+        self.runs = runs
+        self.cells = {cell.run_id: cell for cell in cells}
+        self.results: dict[str, Result] = {}
+        self._executor = executor
+        self._profile = profile
+        self._worker = worker
+        self._announce = announce
+        self._waiting: dict[str, Cell] = {}
+        self._active: dict[str, ledger.Event] = {}
+        self._launcher = process_id(os.getpid())
+        self._not_before = float("-inf")
+        for cell in cells:
+            self._prepare(cell)
+
+    @property
+    def done(self) -> bool:
+        return len(self.results) == len(self.cells)
+
+    @property
+    def num_waiting(self) -> int:
+        """Runs that nobody was asked to compute yet."""
+        return len(self._waiting)
+
+    @property
+    def active(self) -> list[str]:
+        """Ids of the runs that were submitted and have no result yet."""
+        return list(self._active)
+
+    def step(self) -> list[str]:
+        """Looks what has changed and submits what may be submitted; returns the runs finished since the last step.
+
+        Raises:
+            SubmitError: the cluster refuses the submission for good.
+        """
+        finished = [run_id for run_id in list(self._active) if self._follow(run_id)]
+        if self._waiting and time.monotonic() >= self._not_before:
+            self._submit()
+        return finished
+
+    def stop(self) -> None:
+        """Ends what this launcher's machine computes for it; their state stays, and a later sweep goes on from there.
+
+        Jobs on a cluster are left alone: they need no launcher.
+        """
+        here = {run_id: event for run_id, event in self._active.items() if event["executor"] == "local"}
+        jobs = [event["job_id"] for event in here.values() if event.get("job_id")]
+        self._executor.cancel(jobs if self._executor.kind == "local" else [])
+        for run_id, event in here.items():
+            if read_result(self.runs / run_id) is None:
+                ledger.append(self.runs / run_id, "stopped", token=event["token"])
+
+    def _prepare(self, cell: Cell) -> None:
+        folder = self.runs / cell.run_id
+        result = read_result(folder)
+        if result is not None:
+            self.results[cell.run_id] = result
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "config.json", cell.config.to_dict())
+        submission = ledger.open_submission(ledger.read(folder))
+        if submission:
+            self._active[cell.run_id] = submission
+        else:
+            self._waiting[cell.run_id] = cell
+
+    def _follow(self, run_id: str) -> bool:
+        """Returns whether a submitted run is finished; puts it back among the waiting where it must start again."""
+        folder, submission = self.runs / run_id, self._active[run_id]
+        cause = self._ended(submission, run_id)
+        result = read_result(folder)
+        if cause is None and (result is None or submission["executor"] == "local"):
+            return False
+        if result is None and ledger.is_claimed(folder):
+            return False
+        del self._active[run_id]
+        result = result or self._after_loss(run_id, submission, cause or "the job has ended")
+        if result is None:
+            self._waiting[run_id] = self.cells[run_id]
+            return False
+        self.results[run_id] = result
+        return True
+
+    def _ended(self, submission: ledger.Event, run_id: str) -> str | None:
+        job_id = submission.get("job_id")
+        if job_id is None:
+            return self._adopt(submission, run_id)
+        ours = job_id.partition(":")[0] == self._executor.kind
+        return self._executor.ended(job_id) if ours else job_ended(job_id)
+
+    def _adopt(self, submission: ledger.Event, run_id: str) -> str | None:
+        """Finds the job of a submission whose launcher noted its intent and not yet the outcome."""
+        noted = ledger.open_submission(ledger.read(self.runs / run_id))
+        if noted is None or noted["token"] != submission["token"] or noted.get("job_id"):
+            self._active[run_id] = noted or submission
+            return None if noted else "the submission was withdrawn"
+        if submission["host"] == socket.gethostname() and process_ended(submission["launcher"]) is None:
+            return None
+        if submission["executor"] != "slurm":
+            return "the launcher died before it could start the run"
+        found = find_submission(submission["token"])
+        if found and submission["index"] in found:
+            job_id = found[submission["index"]]
+            ledger.append(self.runs / run_id, "submitted", token=submission["token"], job_id=job_id)
+            self._active[run_id] = {**submission, "job_id": job_id}
+            return None
+        age = time.time() - _timestamp(submission["time"])
+        return "the launcher died before it could submit the run" if found is not None and age > _UNNOTED_S else None
+
+    def _after_loss(self, run_id: str, submission: ledger.Event, cause: str) -> Result | None:
+        """Decides on a run whose job ended without a result: a row with the reason, or None for another attempt."""
+        folder = self.runs / run_id
+        events = ledger.read(folder)
+        latest = ledger.open_submission(events)
+        if latest is None or latest["token"] != submission["token"]:
+            return None  # the process or another launcher noted already how it went
+        tail = _log_tail(folder)
+        ledger.append(folder, "lost", token=submission["token"], reason=cause)
+        status, final = classify(cause, tail)
+        lost = ledger.num_lost(events) + 1
+        if not final and lost < self._profile.max_attempts:
+            self._announce(f"{run_id}: attempt {lost} of {self._profile.max_attempts} was lost: {cause}")
+            return None
+        reason = f"{cause}; attempt {lost}; the log ends: {tail}" if tail else f"{cause}; attempt {lost}; no log"
+        with ledger.claim(folder, wait_s=5) as taken:
+            if taken and read_result(folder) is None:
+                write_result(folder, Result(run_id=run_id, status=status, reason=reason))
+        return read_result(folder)
+
+    def _submit(self) -> None:
+        for _, group in itertools.groupby(self._ordered(), key=_resources):
+            cells = list(group)
+            while cells and (room := self._room()) > 0:
+                chunk, cells = cells[:room], cells[room:]
+                if not self._submit_chunk(chunk):
+                    return
+
+    def _ordered(self) -> list[Cell]:
+        """Waiting cells, those of equal needs beside each other and otherwise in the order of the grid."""
+        return sorted(self._waiting.values(), key=lambda cell: json.dumps(_resources(cell)))
+
+    def _room(self) -> int:
+        """How many runs may be started now; local ones that a dead launcher left behind take their place as well."""
+        room = self._executor.capacity
+        if self._executor.kind == "local":
+            room -= sum(self._is_orphan(event) for event in self._active.values())
+        return room
+
+    def _is_orphan(self, event: ledger.Event) -> bool:
+        return event["executor"] == "local" and event["launcher"] != self._launcher
+
+    def _submit_chunk(self, cells: Sequence[Cell]) -> bool:
+        """Submits runs as one array; returns False when the cluster wants us to come back later."""
+        token = f"dualformer-{secrets.token_hex(6)}"
+        facts = {"token": token, "executor": self._executor.kind, "launcher": self._launcher}
+        with ledger.submitting(self.runs):
+            chosen = [cell for cell in cells if self._still_missing(cell)]
+            for index, cell in enumerate(chosen):
+                ledger.append(self.runs / cell.run_id, "submit", index=index, **facts)
+        if not chosen:
+            return True
+        try:
+            job_ids = self._executor.submit([self._task(cell, token) for cell in chosen], token, _resources(chosen[0]))
+        except SubmitError as error:
+            for cell in chosen:
+                ledger.append(self.runs / cell.run_id, "refused", token=token, reason=str(error))
+            if not error.passing:
+                raise
+            self._announce(f"{error}; trying again in {_RETRY_REFUSED_S:.0f} s")
+            self._not_before = time.monotonic() + _RETRY_REFUSED_S
+            return False
+        for index, (cell, job_id) in enumerate(zip(chosen, job_ids, strict=True)):
+            ledger.append(self.runs / cell.run_id, "submitted", token=token, job_id=job_id)
+            self._active[cell.run_id] = {**facts, "index": index, "job_id": job_id}
+            del self._waiting[cell.run_id]
+        return True
+
+    def _still_missing(self, cell: Cell) -> bool:
+        """Whether a waiting run still is: another launcher may have been faster."""
+        folder = self.runs / cell.run_id
+        result, submission = read_result(folder), ledger.open_submission(ledger.read(folder))
+        if result is None and submission is None:
+            return True
+        del self._waiting[cell.run_id]
+        if result is not None:
+            self.results[cell.run_id] = result
+        else:
+            self._active[cell.run_id] = submission
+        return False
+
+    def _task(self, cell: Cell, token: str) -> Task:
+        folder = (self.runs / cell.run_id).resolve()
+        log = "" if self._executor.kind == "debug" else str(folder / "log")
+        return Task("sweeps.attempt:attempt", (str(folder), token, self._worker), log)
+
+
+def classify(cause: str, log_tail: str) -> tuple[Status, bool]:
+    """Returns the status of a run that died and whether that is final, that is, more attempts would be in vain."""
+    if "CANCELLED" in cause and "preempt" not in cause.lower():
+        return "skipped", True
+    text = f"{cause}\n{log_tail}"
+    if "timed-out too many times" in text:
+        return "timeout", True
+    if re.search(r"TIMEOUT|DUE TO TIME LIMIT", text):
+        return "timeout", False
+    if re.search(r"OUT_OF_MEMORY|oom[-_ ]kill|exceeded memory limit|out of memory", text, re.IGNORECASE):
+        return "oom", False
+    return "error", False
+
+
+def _resources(cell: Cell) -> dict[str, Any]:
+    return cell.config.to_dict()["resources"]
+
+
+def _log_tail(folder: Path) -> str:
+    try:
+        lines = (folder / "log").read_text(errors="replace").splitlines()
+    except FileNotFoundError:
+        return ""
+    told = [line.strip() for line in lines if line.strip()][-_REASON_LINES:]
+    return " | ".join(told)[-_REASON_LENGTH:]
+
+
+def _timestamp(text: str) -> float:
+    return datetime.datetime.fromisoformat(text).timestamp()
