@@ -1,0 +1,1 @@
+"""Published video transformers that DualFormer is compared with: one file each, the interface of `dualformer`."""

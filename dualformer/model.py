@@ -21,9 +21,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from dualformer.attention import ATTENTIONS, AttentionConfig, Size, check_pattern
+from dualformer.attention import ATTENTIONS, AttentionConfig, Size, check_pattern, window_partition
 from dualformer.config import ConfigError
 from dualformer.registry import ModelConfig
+from dualformer.weights import PositionTable, State, WeightLayout, inflate
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -130,10 +131,64 @@ class DualFormerConfig(ModelConfig):
         return DualFormer(self)
 
 
+def _image_weights(state: State, own: State) -> State:
+    """2D DualFormer to 3D (upstream's inflation): kernels by `inflate`, the last coarse pooling an average."""
+    entries = inflate(state, own)
+    for name, value in own.items():
+        if name.endswith("levels.coarse.pool.3.weight"):
+            entries[name] = torch.full(value.shape, 1 / value[0].numel())
+        if name.endswith("levels.coarse.pool.3.bias"):
+            entries[name] = torch.zeros(value.shape)
+    return entries
+
+
+RENAME = (
+    (r"^patch_embeds\.(\d+)\.", r"stages.\1.embed."),
+    (r"^blocks\.(\d+)\.(\d+)\.", r"stages.\1.blocks.\2."),
+    (r"^pos_block\.(\d+)\.proj\.0\.", r"stages.\1.peg.conv."),
+    (r"\.attn\.kv\.", ".attn.kv.0."),
+    (r"\.attn\.norm\.", ".attn.norms.0."),
+    (r"\.attn\.sr\.", ".attn.levels.fine.pool."),
+    (r"\.attn\.lr\.", ".attn.levels.coarse.pool."),
+)
+
+
 class DualFormer(nn.Module):
     """The network: stages of blocks, a final norm, and a linear head on the average of all tokens."""
 
     published_macs_include_head = False  # README of upstream@058c10c: the backbone is what is counted
+
+    weight_layouts = (
+        WeightLayout(
+            name="dualformer_released",
+            has=r"^backbone\.patch_embeds\.",
+            rename=((r"^backbone\.", ""), (r"^cls_head\.fc_cls\.", "head."), *RENAME),
+            absent=(r"num_batches_tracked$",),
+        ),
+        WeightLayout(name="dualformer", has=r"^stages\.0\.embed\."),
+        WeightLayout(
+            name="dualformer_image",
+            has=r"^patch_embeds\.0\.proj\.weight$",
+            ndim=4,
+            rename=RENAME,
+            # The classes of ImageNet are none of a video's, so that head is never taken.
+            ignored=(r"^head\.", r"\.lr\.3\."),
+            absent=(r"^head\.", r"num_batches_tracked$"),
+            convert=_image_weights,
+        ),
+    )
+    position_tables = (
+        PositionTable(name=r"absolute_position$", grid=lambda config: config.stage_grid(0)),
+        *(
+            PositionTable(
+                name=rf"^stages\.{stage}\..*bias_table$",
+                grid=lambda config, stage=stage: tuple(
+                    2 * w - 1 for w in window_partition(config.stage_grid(stage), config.window_size)[1]
+                ),
+            )
+            for stage in range(4)
+        ),
+    )
 
     def __init__(self, config: DualFormerConfig) -> None:
         super().__init__()

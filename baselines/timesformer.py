@@ -1,0 +1,241 @@
+"""TimeSformer: a ViT-B/16 over frames, with divided, joint or space-only attention.
+
+Paper: Bertasius, Wang, Torresani, "Is Space-Time Attention All You Need for Video Understanding?", ICML 2021,
+arXiv 2102.05095. Upstream: facebookresearch/TimeSformer@a5ef29a (timesformer/models/vit.py), CC-BY-NC 4.0.
+Parameters, multiply-accumulates and float64 logits equal upstream.
+
+Deviation: the linear layer after time attention starts at zero in every block except the first. Upstream states that
+intent, but its loop counts the list of blocks as the first block, so that its own first one starts at zero as well.
+Deviation: a clip of another size is a model of another size, whose tables are learned or interpolated when weights are
+loaded (`load_weights(..., interpolate=True)`, linear); upstream stretches its tables in every forward pass (nearest).
+
+Shapes: B batch, T frames, (h, w) patches of a frame, N = h * w, C channels. Tokens run frame by frame.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+import torch
+from einops import rearrange, repeat
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from baselines.vit import Block, SelfAttention, ViTConfig
+from dualformer.model import check_clip
+from dualformer.weights import PositionTable, State, WeightLayout
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TimeSformerConfig(ViTConfig):
+    """Every choice of the network, besides those of `ViTConfig`.
+
+    Attributes:
+        attention_type: "divided" attends along time at each place, then over each frame; "joint" over all tokens at
+            once; "space" over each frame alone, averaging frames at the end.
+    """
+
+    num_frames: int = 8
+    attention_type: Literal["divided", "joint", "space"]
+    drop_path_rate: float = 0.1
+
+    def build(self) -> TimeSformer:
+        return TimeSformer(self)
+
+
+def _image_weights(state: State, own: State) -> State:
+    """ViT to TimeSformer (upstream helpers.py): time attention and its norm start as copies of the spatial ones."""
+    entries = dict(state)
+    for name, value in state.items():
+        copy = name.replace(".attn.", ".temporal_attn.").replace(".norm1.", ".temporal_norm1.")
+        if copy in own:
+            entries.setdefault(copy, value)
+    return entries
+
+
+RELEASED = WeightLayout(
+    name="timesformer_released",
+    has=r"^model\.(pos_embed|cls_token|blocks\.)",
+    rename=((r"^model\.", ""),),
+)
+HUGGING_FACE = WeightLayout(
+    name="huggingface_timesformer",
+    has=r"^timesformer\.",
+    rename=(
+        (r"^timesformer\.(embeddings\.|encoder\.)?", ""),
+        (r"^layer\.", "blocks."),
+        (r"^patch_embeddings\.projection\.", "patch_embed.proj."),
+        (r"^position_embeddings$", "pos_embed"),
+        (r"^time_embeddings$", "time_embed"),
+        (r"^layernorm\.", "norm."),
+        (r"^classifier\.", "head."),
+        (r"\.layernorm_before\.", ".norm1."),
+        (r"\.layernorm_after\.", ".norm2."),
+        (r"\.temporal_layernorm\.", ".temporal_norm1."),
+        (r"\.temporal_dense\.", ".temporal_fc."),
+        (r"attention\.attention\.qkv\.", "attention.qkv."),
+        (r"attention\.output\.dense\.", "attention.proj."),
+        (r"attention\.(qkv|proj)\.", r"attn.\1."),
+        (r"\.intermediate\.dense\.", ".mlp.fc1."),
+        (r"\.output\.dense\.", ".mlp.fc2."),
+    ),
+)
+IMAGE = WeightLayout(
+    name="vit_image",
+    has=r"^pos_embed$",
+    # The classes of ImageNet are none of a video's, so that head is never taken.
+    ignored=(r"^head\.", r"^pre_logits\."),
+    absent=(r"^head\.", r"^time_embed$", r"\.temporal_fc\."),
+    convert=_image_weights,
+)
+
+
+class TimeSformer(nn.Module):
+    """The network: patches, positions, blocks, a final norm, and a linear head on the class token."""
+
+    published_macs_include_head = True  # tables of the paper and of mmaction2
+
+    position_tables = (
+        PositionTable(name=r"^pos_embed$", grid=lambda config: (1, *config.frame_grid), leading=1),
+        PositionTable(name=r"^time_embed$", grid=lambda config: (config.num_frames, 1, 1)),
+    )
+
+    def __init__(self, config: TimeSformerConfig) -> None:
+        super().__init__()
+        self.config = config
+        dim = config.embed_dim
+        height, width = config.frame_grid
+        self.patch_embed = PatchEmbed(dim, config.patch_size)
+        self.cls_token = nn.Parameter(torch.empty(1, 1, dim))
+        self.pos_embed = nn.Parameter(torch.empty(1, 1 + height * width, dim))
+        if config.attention_type != "space":
+            self.time_embed = nn.Parameter(torch.zeros(1, config.num_frames, dim))
+        block = DividedBlock if config.attention_type == "divided" else Block
+        rates = torch.linspace(0, config.drop_path_rate, config.depth, device="cpu").tolist()
+        self.blocks = nn.ModuleList(block(config, drop_path) for drop_path in rates)
+        self.norm = nn.LayerNorm(dim, eps=config.norm_eps)
+        self.head = nn.Linear(dim, config.num_classes)
+        self._init_weights()
+
+    @property
+    def weight_layouts(self) -> tuple[WeightLayout, ...]:
+        """An image ViT has the very names of the space-only model; only a time embedding tells the others from it."""
+        if self.config.attention_type == "space":
+            return RELEASED, HUGGING_FACE, WeightLayout(name="timesformer", has=r"^pos_embed$")
+        return RELEASED, HUGGING_FACE, WeightLayout(name="timesformer", has=r"^time_embed$"), IMAGE
+
+    def forward(self, clip: Tensor) -> Tensor:
+        """Maps a normalised clip [B, 3, T, H, W] to logits [B, num_classes].
+
+        Raises:
+            ValueError: if the clip is not of the shape the model was built for.
+        """
+        return self.head(self.encode(clip)[0])
+
+    def forward_features(self, clip: Tensor) -> Tensor:
+        """Maps a clip [B, 3, T, H, W] to its patch tokens after the last norm as a map, [B, C, T, h, w]."""
+        height, width = self.config.frame_grid
+        return rearrange(self.encode(clip)[1], "b t (h w) c -> b c t h w", h=height, w=width)
+
+    def encode(self, clip: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the class token [B, C] and the patch tokens [B, T, N, C], both after the last norm."""
+        check_clip(clip, self.config)
+        if self.config.attention_type == "space":
+            return self._encode_frames(clip)
+        patches = self.patch_embed(clip) + self.pos_embed[:, 1:] + self.time_embed.unsqueeze(2)  # [B, T, N, C]
+        cls = (self.cls_token + self.pos_embed[:, :1]).expand(len(clip), -1, -1)
+        x = torch.cat([cls, patches.flatten(1, 2)], dim=1)
+        x = self.norm(self._apply_blocks(x))
+        return x[:, 0], rearrange(x[:, 1:], "b (t n) c -> b t n c", t=self.config.num_frames)
+
+    def _encode_frames(self, clip: Tensor) -> tuple[Tensor, Tensor]:
+        """As `encode`, each frame an image of its own; class tokens are averaged before the norm."""
+        patches = (self.patch_embed(clip) + self.pos_embed[:, 1:]).flatten(0, 1)  # [B * T, N, C]
+        cls = (self.cls_token + self.pos_embed[:, :1]).expand(len(patches), -1, -1)
+        x = self._apply_blocks(torch.cat([cls, patches], dim=1))
+        x = rearrange(x, "(b t) n c -> b t n c", t=self.config.num_frames)
+        return self.norm(x[:, :, 0].mean(dim=1)), self.norm(x[:, :, 1:])
+
+    def _apply_blocks(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            if self.config.gradient_checkpointing and self.training:
+                x = checkpoint(block, x, use_reentrant=False)
+            else:
+                x = block(x)
+        return x
+
+    def _init_weights(self) -> None:
+        """Upstream's rule: truncated normals, the patch convolution as torch makes it, no time order at the start."""
+        for table in (self.cls_token, self.pos_embed):
+            nn.init.trunc_normal_(table, std=0.02)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+        if self.config.attention_type == "divided":
+            for block in self.blocks[1:]:
+                nn.init.zeros_(block.temporal_fc.weight)
+
+
+class PatchEmbed(nn.Module):
+    """A linear map of the pixels of every patch of every frame: [B, 3, T, H, W] -> [B, T, N, C]."""
+
+    def __init__(self, dim: int, patch_size: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(3, dim, patch_size, stride=patch_size)
+
+    def forward(self, clip: Tensor) -> Tensor:
+        patches = self.proj(rearrange(clip, "b c t h w -> (b t) c h w"))
+        return rearrange(patches, "(b t) c h w -> b t (h w) c", t=clip.shape[2])
+
+
+class DividedBlock(Block):
+    """Divided space-time attention (paper, section 3): along time at each place, then over each frame, then the MLP.
+
+    The class token takes part in the second step only: every frame sees a copy of it, and what the copies gather is
+    averaged. Tokens [B, 1 + T * N, C] in and out.
+    """
+
+    def __init__(self, config: TimeSformerConfig, drop_path: float) -> None:
+        super().__init__(config, drop_path)
+        dim = config.embed_dim
+        self.num_frames = config.num_frames
+        self.temporal_norm1 = nn.LayerNorm(dim, eps=config.norm_eps)
+        self.temporal_attn = SelfAttention(dim, config.num_heads)
+        self.temporal_fc = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        cls, patches = x[:, :1], x[:, 1:]
+        patches = patches + self.along_time(patches)
+        x = torch.cat([cls, patches], dim=1) + self.over_frames(cls, patches)
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+    def along_time(self, patches: Tensor) -> Tensor:
+        """[B, T * N, C] -> [B, T * N, C]; stochastic depth drops single places, as upstream."""
+        tubes = rearrange(patches, "b (t n) c -> (b n) t c", t=self.num_frames)
+        out = self.drop_path(self.temporal_attn(self.temporal_norm1(tubes)))
+        return self.temporal_fc(rearrange(out, "(b n) t c -> b (t n) c", b=len(patches)))
+
+    def over_frames(self, cls: Tensor, patches: Tensor) -> Tensor:
+        """[B, 1, C] and [B, T * N, C] -> [B, 1 + T * N, C]; stochastic depth drops single frames, as upstream."""
+        copies = repeat(cls, "b 1 c -> (b t) 1 c", t=self.num_frames)
+        frames = rearrange(patches, "b (t n) c -> (b t) n c", t=self.num_frames)
+        out = self.drop_path(self.attn(self.norm1(torch.cat([copies, frames], dim=1))))
+        out = rearrange(out, "(b t) n c -> b t n c", t=self.num_frames)
+        return torch.cat([out[:, :, 0].mean(dim=1, keepdim=True), out[:, :, 1:].flatten(1, 2)], dim=1)
+
+
+def timesformer_divided() -> TimeSformerConfig:
+    """Divided space-time attention: 121.6 M parameters, 196 GMACs per view of 8x224x224."""
+    return TimeSformerConfig(name="timesformer_divided", attention_type="divided")
+
+
+def timesformer_joint() -> TimeSformerConfig:
+    """Joint (full) space-time attention: 86.1 M parameters, 180 GMACs per view of 8x224x224."""
+    return TimeSformerConfig(name="timesformer_joint", attention_type="joint")
+
+
+def timesformer_space() -> TimeSformerConfig:
+    """Space-only attention: 86.1 M parameters, 141 GMACs per view of 8x224x224."""
+    return TimeSformerConfig(name="timesformer_space", attention_type="space")

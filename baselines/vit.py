@@ -1,0 +1,105 @@
+"""The plain vision transformer block (ViT, arXiv 2010.11929) that TimeSformer and ViViT are made of.
+
+Shapes: B batch, N tokens, C channels, M heads, D = C / M channels per head.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dualformer.config import ConfigError
+from dualformer.model import DropPath
+from dualformer.registry import ModelConfig
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ViTConfig(ModelConfig):
+    """What every model built from ViT blocks chooses; defaults are ViT-B/16.
+
+    Attributes:
+        patch_size: side of a square patch in pixels; height and width of the crop are multiples of it.
+        embed_dim: channels.
+        depth: blocks.
+        num_heads: heads.
+        mlp_ratio: hidden channels of the MLP over its channels.
+        norm_eps: epsilon of every layer norm.
+        drop_path_rate: stochastic depth of the last block; linear from 0 over all blocks.
+        gradient_checkpointing: recompute each block in the backward pass instead of keeping its activations.
+    """
+
+    crop_size: tuple[int, int] = (224, 224)
+    patch_size: int = 16
+    embed_dim: int = 768
+    depth: int = 12
+    num_heads: int = 12
+    mlp_ratio: float = 4.0
+    norm_eps: float = 1e-6
+    drop_path_rate: float = 0.0
+    gradient_checkpointing: bool = False
+
+    def check(self) -> None:
+        super().check()
+        if min(self.patch_size, self.embed_dim, self.depth, self.num_heads) < 1:
+            raise ConfigError("patch_size, embed_dim, depth and num_heads must be positive")
+        if self.embed_dim % self.num_heads:
+            raise ConfigError(f"{self.embed_dim} channels can't be split over {self.num_heads} heads")
+        for side in self.crop_size:
+            if side % self.patch_size:
+                below = side - side % self.patch_size
+                nearest = f"{below} or {below + self.patch_size}" if below else f"{self.patch_size}"
+                raise ConfigError(f"crop_size {side} is not a multiple of patch_size {self.patch_size}; try {nearest}")
+
+    @property
+    def frame_grid(self) -> tuple[int, int]:
+        """Tokens of one frame, height and width."""
+        return self.crop_size[0] // self.patch_size, self.crop_size[1] // self.patch_size
+
+
+class SelfAttention(nn.Module):
+    """Attention of all tokens to all tokens, [B, N, C] -> [B, N, C]."""
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = rearrange(self.qkv(x), "b n (three m d) -> three b m n d", three=3, m=self.num_heads)
+        out = functional.scaled_dot_product_attention(q, k, v)
+        return self.proj(rearrange(out, "b m n d -> b n (m d)"))
+
+
+class Mlp(nn.Module):
+    """Two linear layers with a GELU between them, on the last axis; `gelu` is "none" (exact) or "tanh"."""
+
+    def __init__(self, dim: int, hidden_dim: int, gelu: Literal["none", "tanh"]) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden_dim)
+        self.act = nn.GELU(approximate=gelu)
+        self.fc2 = nn.Linear(hidden_dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(self.act(self.fc1(x)))
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block, [B, N, C] -> [B, N, C]."""
+
+    def __init__(self, config: ViTConfig, drop_path: float, gelu: Literal["none", "tanh"] = "none") -> None:
+        super().__init__()
+        dim = config.embed_dim
+        self.norm1 = nn.LayerNorm(dim, eps=config.norm_eps)
+        self.attn = SelfAttention(dim, config.num_heads)
+        self.norm2 = nn.LayerNorm(dim, eps=config.norm_eps)
+        self.mlp = Mlp(dim, int(dim * config.mlp_ratio), gelu)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.drop_path(self.attn(self.norm1(x)))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
