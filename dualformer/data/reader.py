@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -103,16 +104,17 @@ def inspect_video(path: str | os.PathLike) -> VideoInfo:
         VideoError: as `read_in_order`; also where decoding fails part-way.
     """
     with _explained(path):
-        sought = _digests_by_seeking(path)
-        digests, count, first = {}, 0, None
-        for count, frame in enumerate(_decode(path), start=1):
-            if first is None:
-                first = _to_rgb(frame)
-            if sought is not None and count - 1 in sought:
-                digests[count - 1] = _digest(_to_rgb(frame))
+        frames = _decode(path)
+        first = next(frames, None)  # before decord opens the file, which prints about files that aren't videos
         if first is None:
             raise VideoError(path, "no frame can be decoded")
-        height, width, _ = first.shape
+        height, width, _ = _to_rgb(first).shape
+        sought = _digests_by_seeking(path)
+        count, digests = 0, {}
+        for index, frame in enumerate(itertools.chain([first], frames)):
+            count = index + 1
+            if sought is not None and index in sought:
+                digests[index] = _digest(_to_rgb(frame))
         return VideoInfo(num_frames=count, height=height, width=width, seekable=digests == sought)
 
 
@@ -139,7 +141,13 @@ def _decode(path: str | os.PathLike) -> Iterator[av.VideoFrame]:
         if stream is None:
             raise VideoError(path, "no video stream")
         stream.codec_context.thread_count = 1
-        yield from container.decode(stream)
+        count = 0
+        try:
+            for frame in container.decode(stream):
+                yield frame
+                count += 1
+        except av.FFmpegError as error:
+            raise VideoError(path, f"decoding fails after {count} frames: {error.strerror}") from error
 
 
 def _to_rgb(frame: av.VideoFrame) -> np.ndarray:
@@ -164,5 +172,5 @@ def _explained(path: str | os.PathLike) -> Iterator[None]:
             raise VideoError(path, "empty file (0 bytes)")
         yield
     except _DECODING_ERRORS as error:
-        message = str(error).strip().partition("\n")[0]
-        raise VideoError(path, f"can't be decoded: {message[-160:] or type(error).__name__}") from error
+        message = getattr(error, "strerror", None) or str(error).strip().partition("\n")[0] or type(error).__name__
+        raise VideoError(path, f"can't be decoded: {message[-160:]}") from error

@@ -1,0 +1,239 @@
+"""The whole path from video files to batches: right frames, reproducible, and no video lost without a word."""
+
+import json
+from itertools import islice
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.data import DataLoader
+from videos import numbered_frames, shown_numbers, write_audio, write_classes, write_manifest, write_video
+
+from dualformer.config import ConfigError
+from dualformer.data import inspection
+from dualformer.data.dataset import DataConfig, TrainBatches, VideoDataset, collate, load_manifest
+from dualformer.data.manifest import DataError
+
+SHARED = Path(__file__).parents[2] / "shared"
+PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}  # clips hold levels, so that numbers can be read back
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("DUALFORMER_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def make(root, split="train", *, num_frames=4, crop_size=(48, 64), views=None, seed=0, **config):
+    config = DataConfig(root=str(root), **{**PLAIN, **config})
+    return VideoDataset(config, split, num_frames=num_frames, crop_size=crop_size, views=views, seed=seed)
+
+
+def numbers(clip):
+    return shown_numbers(clip.permute(1, 2, 3, 0).numpy())
+
+
+@pytest.mark.parametrize("name", ["clip.mp4", "b_frames.avi"])
+@pytest.mark.parametrize("decoder", ["decord", "pyav"])
+@pytest.mark.parametrize("cache_decoded", [False, True])
+def test_clips_hold_the_frames_they_should(tmp_path, name, decoder, cache_decoded):
+    options = {"bf": "2", "g": "12"} if name.endswith("avi") else {}
+    for label in ("x", "y"):
+        for split in ("train", "test"):
+            write_video(tmp_path / split / label / name, 50, "mpeg4" if options else "libx264", **options)
+    options = {"frame_stride": 3, "decoder": decoder, "cache_decoded": cache_decoded}
+    train = make(tmp_path, "train", **options)
+    for epoch in range(3):
+        clip = train[epoch, 0]["clip"]
+        assert clip.shape == (3, 4, 48, 64)
+        first, *_ = shown = numbers(clip)
+        assert shown == [first, first + 3, first + 6, first + 9]
+    test = make(tmp_path, "test", views=(2, 3), crop_size=(48, 48), **options)
+    assert test[1]["clip"].shape == (6, 3, 4, 48, 48)
+    centre = make(tmp_path, "test", views=(2, 1), **options)[1]
+    assert (centre["label"], centre["index"]) == (1, 1)
+    assert [numbers(view) for view in centre["clip"]] == [[9, 12, 15, 18], [29, 32, 35, 38]]
+
+
+def test_decoders_and_caching_change_no_pixel(tmp_path):
+    write_classes(tmp_path)
+    variants = [{}, {"decoder": "pyav"}, {"cache_decoded": True}]
+    first, *others = [make(tmp_path, resize=32, crop_size=(32, 32), **options)[1, 2]["clip"] for options in variants]
+    assert all(torch.equal(first, other) for other in others)
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_workers_change_no_batch(tmp_path, num_workers):
+    dataset = make(write_classes(tmp_path, clips=8), crop_size=(32, 32), flip=True, seed=3)
+    batches = TrainBatches(len(dataset), batch_size=5, seed=3)
+    alone, shared = (
+        list(islice(DataLoader(dataset, batch_sampler=batches, collate_fn=collate, num_workers=workers), 5))
+        for workers in (0, num_workers)
+    )
+    for one, other in zip(alone, shared, strict=True):
+        assert torch.equal(one["clip"], other["clip"])
+        assert torch.equal(one["label"], other["label"])
+        assert torch.equal(one["index"], other["index"])
+
+
+def test_samples_depend_on_seed_epoch_and_index(tmp_path):
+    write_classes(tmp_path, frames=100)
+    one, other_seed = make(tmp_path), make(tmp_path, seed=1)
+    clips = [one[0, 0], one[1, 0], one[0, 1], other_seed[0, 0]]
+    assert len({tuple(numbers(sample["clip"])) for sample in clips}) == 4
+    assert torch.equal(one[0, 0]["clip"], one[0]["clip"])
+
+
+def test_training_batches_are_full_fair_and_can_be_entered_anywhere():
+    draws = [draw for batch in islice(TrainBatches(7, batch_size=3, seed=1), 7) for draw in batch]
+    assert len(draws) == 21
+    for epoch in range(3):
+        assert sorted(index for e, index in draws if e == epoch) == list(range(7))
+    assert [e for e, _ in draws] == sorted(e for e, _ in draws)
+    assert list(islice(TrainBatches(7, batch_size=3, seed=1, start=4), 3)) == list(
+        islice(TrainBatches(7, batch_size=3, seed=1), 4, 7)
+    )
+    with pytest.raises(ValueError, match="from 0 samples"):
+        TrainBatches(0, batch_size=3)
+
+
+def test_square_resizing_hides_the_aspect(tmp_path):
+    for label, width in (("narrow", 48), ("wide", 96)):
+        for clip in range(2):
+            write_video(tmp_path / label / f"{clip}.mp4", numbered_frames(8, 48, width))
+    dataset = make(tmp_path, resize=(40, 40), crop_size=(40, 40), holdout=0.5)
+    assert {numbers(dataset[i]["clip"])[0] for i in range(len(dataset))} <= set(range(5))
+
+
+def test_unusable_videos_are_named_counted_and_left_out(tmp_path):
+    write_classes(tmp_path, clips=8)
+    (tmp_path / "class_0" / "empty.mp4").touch()
+    write_audio(tmp_path / "class_1" / "sound.mp4")
+    write_video(tmp_path / "class_1" / "short.mp4", 3)
+    splits = [make(tmp_path, split, max_failed_share=0.5) for split in ("train", "test")]
+    failures = {error.path.name: error.reason for dataset in splits for error in dataset.failures}
+    assert set(failures) == {"empty.mp4", "sound.mp4", "short.mp4"}
+    assert failures["short.mp4"].startswith("has 3 frames, 4 frames at stride 1 need 4")
+    assert sum(dataset.num_expected for dataset in splits) == 19
+    assert sum(len(dataset) for dataset in splits) == 16
+
+
+def test_too_many_unusable_videos_are_an_error(tmp_path):
+    write_classes(tmp_path, clips=2)
+    for clip in range(4):
+        (tmp_path / "class_0" / f"empty_{clip}.mp4").touch()
+    with pytest.raises(DataError, match=r"(?s)videos can't be used \(max_failed_share is 0.05\).*empty_\d.mp4: empty"):
+        make(tmp_path)
+
+
+def test_a_listed_file_that_is_missing_is_a_failure(tmp_path):
+    write_classes(tmp_path, clips=1)
+    rows = ("class_0/clip_0.mp4,a,train", "class_1/clip_0.mp4,b,train", "gone.mp4,b,train", "class_0/clip_0.avi,a,test")
+    root = write_manifest(tmp_path, "file,label,split", *rows)
+    dataset = make(root, max_failed_share=0.5)
+    assert [str(error) for error in dataset.failures] == [f"{root / 'gone.mp4'}: no such file"]
+    with pytest.raises(DataError, match="1 of 1 videos can't be used"):
+        make(root, "test", views=(1, 1), max_failed_share=1.0)
+
+
+def test_a_file_that_breaks_later_is_named_in_the_batch(tmp_path):
+    dataset = make(write_classes(tmp_path))
+    broken = dataset.root / dataset.entries[1].file
+    broken.write_bytes(b"")
+    batch = collate([dataset[index] for index in range(len(dataset))])
+    assert batch["failures"] == [f"{broken}: empty file (0 bytes)"]
+    assert batch["index"].tolist() == [0, *range(2, len(dataset))]
+    assert len(batch["clip"]) == len(batch["label"]) == len(dataset) - 1
+    assert len(collate([dataset[1]])["label"]) == 0
+
+
+@pytest.mark.parametrize(("short_video", "expected"), [("repeat_last", [0, 2, 2, 2]), ("loop", [0, 2, 1, 0])])
+def test_short_videos_are_filled_where_a_field_says_so(tmp_path, short_video, expected):
+    dataset = make(write_classes(tmp_path, frames=3), frame_stride=2, short_video=short_video)
+    assert not dataset.failures
+    assert numbers(dataset[0]["clip"]) == expected
+
+
+def test_frames_smaller_than_the_crop_are_refused(tmp_path):
+    write_classes(tmp_path)
+    with pytest.raises(DataError, match="frames are 48x64, 24x32 at resize 24: smaller than the crop 48x64"):
+        make(tmp_path, resize=24)
+    assert make(tmp_path, crop_area=(0.5, 1.0), crop_size=(96, 96))[0]["clip"].shape == (3, 4, 96, 96)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"frame_strid": 2}, "unknown field 'frame_strid'; did you mean 'frame_stride'"),
+        ({"short_video": "mirror"}, "short_video: .*'error', 'repeat_last' or 'loop'"),
+        ({"frame_stride": 0}, "frame_stride must be positive"),
+        ({"resize": 0}, "resize must be positive"),
+        ({"crop_area": [0.9, 0.2]}, "crop_area must be two rising shares"),
+        ({"std": [1.0, 0.0, 1.0]}, "std must be positive"),
+        ({"holdout": 1.0}, "holdout must be between 0 and 1"),
+        ({"holdout": 0.25, "fold": 4}, "fold 4 doesn't exist: holdout 0.25 makes 4"),
+        ({"max_failed_share": 2.0}, "max_failed_share must be from 0 to 1"),
+        ({"embedded": {"num_train": 7}}, "num_train must be a positive multiple"),
+    ],
+)
+def test_configs_that_make_no_sense_are_refused(values, message):
+    with pytest.raises(ConfigError, match=message):
+        DataConfig.from_dict(values)
+
+
+def test_configs_survive_json():
+    config = DataConfig(root="clips", resize=(112, 112), crop_area=(0.3, 1.0))
+    assert DataConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_views_that_do_not_exist_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match="got 4 x 2"):
+        make(tmp_path, "test", views=(4, 2))
+
+
+def test_the_embedded_data_set_takes_the_same_path():
+    config = DataConfig.from_dict({"embedded": {"num_train": 16, "num_test": 8}})
+    train, test = (VideoDataset(config, split, num_frames=8, crop_size=(32, 32)) for split in ("train", "test"))
+    assert (len(train), len(test), len(train.classes)) == (16, 8, 4)
+    assert set(train.factors) == {"relation", "motion"}
+    assert all(name.startswith(value) for name, value in zip(train.classes, train.factors["relation"]))
+    assert train[0]["clip"].shape == (3, 8, 32, 32)
+    assert load_manifest(config).root == train.root
+
+
+def test_files_are_inspected_once(tmp_path, cache, monkeypatch):
+    write_classes(tmp_path, clips=2)
+    (tmp_path / "class_0" / "empty.mp4").touch()
+    options = {"max_failed_share": 1.0, "holdout": 0.5}
+    first = make(tmp_path, **options)
+    monkeypatch.setattr(inspection, "inspect_video", None)  # would fail if it were called
+    again = make(tmp_path, **options)
+    assert (again.infos, list(map(str, again.failures))) == (first.infos, list(map(str, first.failures)))
+    changed = first.root / first.entries[0].file
+    monkeypatch.undo()
+    monkeypatch.setenv("DUALFORMER_CACHE", str(cache))
+    write_video(changed, 20)
+    assert make(tmp_path, **options).infos[0].num_frames == 20
+
+
+def test_a_record_cut_off_by_a_crash_is_taken_up(tmp_path, cache):
+    first = make(write_classes(tmp_path))
+    (record,) = (cache / "inspected").iterdir()
+    record.write_bytes(record.read_bytes()[:-30])
+    assert make(tmp_path).infos == first.infos
+    assert make(tmp_path).infos == first.infos
+    lines = [line for line in record.read_bytes().splitlines() if line]
+    assert len(lines) == len(first) + 1  # the broken line stays, its file has a new one
+
+
+@pytest.mark.data
+@pytest.mark.skipif(not (SHARED / "action_clips").is_dir(), reason="no real recordings in ../shared/action_clips")
+def test_real_clips_of_every_class_become_square_batches(tmp_path):
+    rows = [f"{SHARED}/action_clips/{name},{name.split('/')[0]},{split}"
+            for name, split in (("hug/set1_02_seq01_1.avi", "train"), ("kick/set1_01_seq01_2.avi", "train"),
+                                ("hug/set1_10_seq02_1.avi", "test"))]  # fmt: skip
+    root = write_manifest(tmp_path / "real", "file,label,split", *rows)
+    dataset = make(root, num_frames=8, frame_stride=4, resize=(64, 64), crop_size=(56, 56))
+    assert collate([dataset[0], dataset[1]])["clip"].shape == (2, 3, 8, 56, 56)
+    assert not any(info.seekable for info in dataset.infos)
+    assert dataset[0]["clip"].std() > 5

@@ -1,0 +1,143 @@
+"""Frames out of real files: the right ones in every format, and a reason for every file that has none."""
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from videos import shown_numbers, write_audio, write_damaged, write_truncated, write_video
+
+from dualformer.data.reader import VideoError, decoder_versions, inspect_video, read_by_seeking, read_in_order
+
+SHARED = Path(__file__).parents[2] / "shared"
+OPEN_GROUPS = {"x264-params": "open-gop=1:keyint=12:bframes=3:scenecut=0"}
+needs_recordings = pytest.mark.skipif(not (SHARED / "videos").is_dir(), reason="no real recordings in ../shared/videos")
+
+
+def recordings(pattern):
+    return [pytest.param(path, id=path.name) for path in sorted((SHARED / "videos").glob(pattern)) if path.is_file()]
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "options"),
+    [
+        ("h264.mp4", "libx264", {"g": "12"}),
+        ("h264.mkv", "libx264", {"g": "12"}),
+        ("vp9.webm", "libvpx-vp9", {"g": "12"}),
+        ("no_b_frames.avi", "mpeg4", {"g": "12"}),
+    ],
+)
+def test_sound_formats_are_sought_in(tmp_path, name, codec, options):
+    path = write_video(tmp_path / name, 60, codec, **options)
+    info = inspect_video(path)
+    assert (info.num_frames, info.height, info.width, info.seekable) == (60, 48, 64, True)
+    indices = [50, 3, 17, 17, 59]
+    assert shown_numbers(read_by_seeking(path, indices)) == indices
+    assert np.array_equal(read_by_seeking(path, indices), read_in_order(path, indices))
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "options"),
+    [
+        ("b_frames.avi", "mpeg4", {"bf": "2", "g": "12"}),
+        ("b_frames.mp4", "mpeg4", {"bf": "2", "g": "12"}),
+        ("stream.mpg", "mpeg1video", {"bf": "2", "g": "12"}),
+        ("windows.wmv", "wmv2", {}),
+        ("open_groups.mp4", "libx264", OPEN_GROUPS),
+    ],
+)
+def test_formats_where_seeking_goes_wrong_are_found(tmp_path, name, codec, options):
+    path = write_video(tmp_path / name, 100, codec, **options)
+    indices = list(range(5, 95, 7))
+    assert shown_numbers(read_by_seeking(path, indices)) != indices, "decord learnt to seek here: test another format"
+    info = inspect_video(path)
+    assert (info.num_frames, info.seekable) == (100, False)
+    assert shown_numbers(read_in_order(path, indices)) == indices
+
+
+def test_one_frame_is_enough(tmp_path):
+    path = write_video(tmp_path / "one.mp4", 1)
+    assert inspect_video(path).num_frames == 1
+    assert read_in_order(path, [0, 0]).shape == (2, 48, 64, 3)
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda path: path, "no such file"),
+        (lambda path: path.mkdir(), "not a regular file"),
+        (lambda path: path.touch(), r"empty file \(0 bytes\)"),
+        (lambda path: path.write_text("no video\n" * 1000), "can't be decoded"),
+        (write_audio, "no video stream"),
+        (write_truncated, "can't be decoded"),
+        (write_damaged, "decoding fails after [0-9]+ frames"),
+    ],
+    ids=["missing", "folder", "zero_bytes", "text", "audio_only", "truncated", "damaged"],
+)
+def test_unusable_files_are_named_with_a_reason(tmp_path, make, reason):
+    path = tmp_path / "clip.mp4"
+    make(path)
+    with pytest.raises(VideoError, match=reason) as caught:
+        inspect_video(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("read", [read_in_order, read_by_seeking])
+def test_a_frame_past_the_end_is_an_error(tmp_path, read):
+    path = write_video(tmp_path / "clip.mp4", 10)
+    with pytest.raises(VideoError):
+        read(path, [3, 10])
+
+
+def test_errors_travel_between_processes():
+    error = pickle.loads(pickle.dumps(VideoError("a/b.mp4", "no such file")))
+    assert (str(error), error.reason) == ("a/b.mp4: no such file", "no such file")
+
+
+def test_decoders_are_named_for_the_record():
+    versions = decoder_versions()
+    assert set(versions) == {"decord", "pyav", "ffmpeg"}
+    assert all(version[0].isdigit() or version[0] == "n" for version in versions.values())
+
+
+@pytest.mark.data
+@needs_recordings
+@pytest.mark.parametrize("path", recordings("*.avi") + recordings("*.m[ko]v"))
+def test_real_recordings_read_the_same_however_they_are_read(path):
+    info = inspect_video(path)
+    indices = np.linspace(0, info.num_frames - 1, 6).astype(int)
+    in_order = read_in_order(path, indices)
+    assert in_order.shape == (6, info.height, info.width, 3)
+    if info.seekable:
+        assert np.array_equal(read_by_seeking(path, indices), in_order)
+        assert np.array_equal(read_by_seeking(path, indices[3:]), in_order[3:])
+
+
+ODD = {
+    "audio_only.mp4": "no video stream",
+    "av1.webm": 60,
+    "bitflips_300.mp4": "decoding fails after",
+    "five_frames.mp4": 5,
+    "hevc_10bit.mp4": 90,
+    "odd_341x255_mpeg4.avi": 90,
+    "one_frame.mp4": 1,
+    "rotated90.mp4": 327,
+    "text_not_video.mp4": "can't be decoded",
+    "truncated_half.avi": 121,
+    "truncated_half_moov_last.mp4": "can't be decoded",
+    "vfr.mp4": 82,
+    "zero_bytes.mp4": "empty file",
+}
+
+
+@pytest.mark.data
+@needs_recordings
+@pytest.mark.parametrize("name", ODD)
+def test_odd_files_give_all_their_frames_or_a_reason(name):
+    path = SHARED / "videos" / "odd" / name
+    if isinstance(ODD[name], int):
+        assert inspect_video(path).num_frames == ODD[name]
+    else:
+        with pytest.raises(VideoError, match=ODD[name]):
+            inspect_video(path)
