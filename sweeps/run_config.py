@@ -15,7 +15,7 @@ from dualformer.config import Config, ConfigError, flatten
 from dualformer.data.dataset import DataConfig
 from sweeps.record import MEASUREMENT_VERSION
 
-IRRELEVANT_FIELDS = ("train.log_every", "train.save_every")
+IRRELEVANT_FIELDS = ("train.log_every", "train.save_every", "train.num_workers", "evaluate.num_workers")
 """Fields, by dotted path, that can't change what a run comes to; `resources` as a whole is the other exception."""
 
 
@@ -77,14 +77,16 @@ class TrainConfig(Config):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvaluateConfig(Config):
-    """How accuracy is taken: logits averaged over `num_clips` x `num_crops` views of every held-out video."""
+    """How accuracy is taken: softmax averaged over `num_clips` x `num_crops` views of every held-out video."""
 
     num_clips: int = 1
     num_crops: int = 1
     batch_size: int = 32
+    num_workers: int = 0
 
     def check(self) -> None:
         _at_least(self, 1, "num_clips", "num_crops", "batch_size")
+        _at_least(self, 0, "num_workers")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

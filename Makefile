@@ -1,0 +1,41 @@
+# make demo   from a bare checkout to figures: environment, embedded videos, the ablation sweep, the report
+# make test   the whole test suite from the same start
+# make bench  pytest-benchmark over the attention variants
+# make figures  the figures again, from the committed results and those of the demo
+# make clean  removes the environment and what the demo made
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUNS ?= runs
+export PYTHONUNBUFFERED := 1
+
+.PHONY: demo test bench figures clean
+
+demo: $(VENV)/installed
+	$(BIN)/python sweeps/launch.py --grid ablations.yaml --runs $(RUNS)
+	$(BIN)/python analysis/collect.py --runs $(RUNS) --out build/results
+	$(BIN)/python analysis/regenerate.py --results build/results --figures build/figures
+	@echo "Done. Look at build/figures/report.html, or at the pictures beside it; the runs are in $(RUNS)/."
+
+test: $(VENV)/installed
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+bench: $(VENV)/installed
+	$(BIN)/python -m pytest tests/benchmarks --benchmark-only $(PYTEST_ARGS)
+
+figures: $(VENV)/installed
+	$(BIN)/python analysis/regenerate.py
+
+# torch goes first and by its exact pin: any looser request may pull another build with gigabytes of CUDA libraries.
+$(VENV)/installed: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed, this is " + sys.version)'
+	@echo "Installing the pinned packages of requirements.lock into $(VENV) (a few minutes the first time)"
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/pip install --disable-pip-version-check --quiet $$(grep '^torch==' requirements.lock)
+	$(BIN)/pip install --disable-pip-version-check --quiet -r requirements.lock
+	$(BIN)/pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build $(RUNS) *.egg-info

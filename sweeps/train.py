@@ -1,0 +1,194 @@
+"""Training: one straight loop in which a step depends on (config, step) and the weights so far, on nothing else.
+
+Which samples a step takes, how they are augmented and which activations are dropped all follow from the seed and the
+step's number. A run that is stopped and resumed from a checkpoint therefore ends with the same bits on a CPU as one
+that was not, and a checkpoint needs to hold no generator states.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import math
+import os
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.utils.data import DataLoader
+
+from dualformer.data.dataset import TrainBatches, VideoDataset, collate
+from sweeps import quiet
+from sweeps.run_config import RunConfig, TrainConfig
+
+CHECKPOINT = "checkpoint.pt"
+LOADER_TIMEOUT_S = 300
+
+
+class TrainingError(RuntimeError):
+    """Training that can't go on: the loss is not finite, or too many videos can't be read."""
+
+
+def train(
+    model: nn.Module, dataset: VideoDataset, config: RunConfig, device: torch.device, run_dir: Path
+) -> dict[str, float]:
+    """Trains `model` in place, from the newest checkpoint of `run_dir` where there is one.
+
+    Writes a line of `metrics.jsonl` every `train.log_every` steps and a checkpoint every `train.save_every`.
+
+    Returns:
+        `final_train_loss` (mean over the last logged steps) and `train_clips_per_s` (of this process, waiting for data
+        included).
+
+    Raises:
+        TrainingError: names the videos of the batch whose loss is not finite, or those that can't be read where they
+            are more than `data.max_failed_share`.
+    """
+    optimizer = torch.optim.AdamW(parameter_groups(model, config.train), lr=config.train.learning_rate)
+    start = load_checkpoint(run_dir / CHECKPOINT, model, optimizer)
+    model.train()
+    progress, failures = Progress(run_dir, config.train, start), set()
+    for step, batch in enumerate(batches(dataset, config, start), start):
+        failures.update(batch["failures"])
+        if len(failures) > config.data.max_failed_share * len(dataset):
+            raise TrainingError(f"{len(failures)} of {len(dataset)} videos failed: {'; '.join(sorted(failures)[:5])}")
+        if not len(batch["label"]):
+            continue
+        rate = learning_rate(config.train, step)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        with quiet.shared() if device.type == "cpu" else contextlib.nullcontext():
+            loss = training_step(model, optimizer, batch, config, step, device)
+        if not math.isfinite(loss):
+            raise TrainingError(f"loss is {loss} at step {step} on {', '.join(names(dataset, batch))}")
+        progress.step(step, loss, rate, len(batch["label"]))
+        if config.train.save_every and (step + 1) % config.train.save_every == 0:
+            save_checkpoint(run_dir / CHECKPOINT, model, optimizer, step + 1)
+    return progress.summary()
+
+
+def training_step(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batch: dict[str, Any],
+    config: RunConfig,
+    step: int,
+    device: torch.device,
+) -> float:
+    """One optimiser step; returns its loss."""
+    torch.manual_seed(step_seed(config.seed, step))
+    clip, label = batch["clip"].to(device, non_blocking=True), batch["label"].to(device, non_blocking=True)
+    loss = functional.cross_entropy(model(clip), label, label_smoothing=config.train.label_smoothing)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
+    return loss.item()
+
+
+def names(dataset: VideoDataset, batch: dict[str, Any]) -> list[str]:
+    """Files of a batch's videos."""
+    return [dataset.entries[index].file for index in batch["index"].tolist()]
+
+
+def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
+    """Weight decay on matrices and kernels; none on biases, norms, and tables of positions and tokens."""
+    decayed, free = [], []
+    for name, parameter in model.named_parameters():
+        is_table = any(word in name for word in ("position", "bias_table", "embedding", "token"))
+        (free if parameter.ndim < 2 or is_table else decayed).append(parameter)
+    return [{"params": decayed, "weight_decay": config.weight_decay}, {"params": free, "weight_decay": 0.0}]
+
+
+def learning_rate(config: TrainConfig, step: int) -> float:
+    """Linear warm-up to the peak, then a cosine to 0 at the last step."""
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / config.warmup_steps
+    done = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
+    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def step_seed(seed: int, step: int) -> int:
+    """Seed of the random numbers of one step; steps of different seeds share none below a million steps."""
+    return seed * 1_000_003 + step
+
+
+def batches(dataset: VideoDataset, config: RunConfig, start: int) -> Iterator[dict[str, Any]]:
+    """Collated batches of the steps from `start` on."""
+    sampler = TrainBatches(len(dataset), config.train.batch_size, seed=config.seed, start=start)
+    workers = config.train.num_workers
+    # A worker may be stuck in a broken file for good; better a run that fails with a reason than one that hangs.
+    loader = DataLoader(
+        dataset,
+        batch_sampler=sampler,
+        num_workers=workers,
+        collate_fn=collate,
+        timeout=LOADER_TIMEOUT_S if workers else 0,
+    )
+    return itertools.islice(loader, config.train.steps - start)
+
+
+def save_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
+    """Writes aside, then renames, so that the checkpoint is whole or the one before it."""
+    aside = path.with_suffix(".partial")
+    torch.save({"step": step, "model": model.state_dict(), "optimizer": optimizer.state_dict()}, aside)
+    os.replace(aside, path)
+
+
+def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+    """Restores model and optimiser; returns the step to go on with, 0 where there is no valid checkpoint."""
+    if not path.exists():
+        return 0
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever a torn file makes of unpickling, training starts anew
+        warnings.warn(f"{path.name} can't be read ({error}); training starts anew", stacklevel=2)
+        return 0
+    model.load_state_dict(saved["model"])
+    optimizer.load_state_dict(saved["optimizer"])
+    return saved["step"]
+
+
+class Progress:
+    """Means over the steps since the last line, written to `metrics.jsonl` and printed."""
+
+    def __init__(self, run_dir: Path, config: TrainConfig, start: int) -> None:
+        self.run_dir, self.config = run_dir, config
+        self.losses: list[float] = []
+        self.clips, self.total_clips = 0, 0
+        self.began = self.since = time.perf_counter()
+        self.last_loss = math.nan
+        if start:
+            print(f"resumed at step {start} of {config.steps}", flush=True)
+
+    def step(self, step: int, loss: float, rate: float, clips: int) -> None:
+        """Takes one step's figures."""
+        self.losses.append(loss)
+        self.clips += clips
+        self.total_clips += clips
+        if (step + 1) % self.config.log_every and step + 1 < self.config.steps:
+            return
+        now = time.perf_counter()
+        self.last_loss = sum(self.losses) / len(self.losses)
+        line = {
+            "step": step + 1,
+            "steps": self.config.steps,
+            "loss": self.last_loss,
+            "lr": rate,
+            "clips_per_s": self.clips / (now - self.since),
+        }
+        with open(self.run_dir / "metrics.jsonl", "a") as file:
+            file.write(json.dumps(line) + "\n")
+        print("step {step}/{steps}  loss {loss:.4f}  {clips_per_s:.0f} clips/s".format(**line), flush=True)
+        self.losses, self.clips, self.since = [], 0, now
+
+    def summary(self) -> dict[str, float]:
+        elapsed = time.perf_counter() - self.began
+        if not self.total_clips:
+            return {}
+        return {"final_train_loss": self.last_loss, "train_clips_per_s": self.total_clips / elapsed}

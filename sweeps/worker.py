@@ -1,0 +1,147 @@
+"""One run: from `config.json` in its folder to `result.json` beside it, whatever happens in between.
+
+The same model is counted, timed, trained and evaluated in one process. A failure is a result too: its row says which
+status and why. Only what kills the process leaves no result; the launcher then says so.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import traceback
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from dualformer.config import ConfigError
+from dualformer.data.dataset import VideoDataset
+from dualformer.data.manifest import DataError
+from dualformer.data.reader import VideoError
+from dualformer.macs import count_macs
+from dualformer.registry import ModelConfig, create_model
+from sweeps.evaluate import predict, score, write_predictions
+from sweeps.measure import MeasurementError, measure
+from sweeps.record import Result, provenance, utc_now, write_json, write_result
+from sweeps.run_config import RunConfig
+from sweeps.train import TrainingError, train
+
+EXPECTED_ERRORS = (ConfigError, DataError, VideoError, TrainingError, MeasurementError)
+"""Errors whose message says all there is to say; any other comes with the place where it was raised."""
+
+
+def execute(run_dir: Path) -> None:
+    """Runs the config in `run_dir` and writes its result, of any status.
+
+    Raises:
+        RecordError: the result could not be written; the run counts as not finished.
+    """
+    run_dir = Path(run_dir)
+    config = RunConfig.from_dict(json.loads((run_dir / "config.json").read_text()))
+    device = resolve_device(config.device)
+    prepare_torch(config)
+    circumstances = provenance(seed=config.seed, threads=config.threads, device=device.type)
+    write_json(run_dir / "provenance.json", circumstances)
+    outcome: dict[str, Any] = {"status": "ok"}
+    try:
+        outcome.update(run(config, device, run_dir))
+    except torch.OutOfMemoryError as error:
+        outcome.update(status="oom", reason=first_line(error))
+    except EXPECTED_ERRORS as error:
+        outcome.update(status="error", reason=str(error))
+    except Exception as error:
+        traceback.print_exc()
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{Path(place.filename).name}:{place.lineno}"
+        outcome.update(status="error", reason=f"{type(error).__name__}: {first_line(error)} ({where})")
+    write_json(run_dir / "provenance.json", {**circumstances, "finished_utc": utc_now()})
+    write_result(run_dir, Result(run_id=run_dir.name, **outcome))
+
+
+def run(config: RunConfig, device: torch.device, run_dir: Path) -> dict[str, Any]:
+    """Counts, times, trains and evaluates one model; returns the fields of its result."""
+    trained = config.train.steps > 0
+    model = build_model(config, num_classes=400)
+    if trained:
+        train_set, test_set = build_datasets(config, model.config)
+        model = build_model(config, num_classes=len(train_set.classes))
+    fields = describe(model, config)
+    model.to(device)
+    fields |= measure(model, config.measure, device, run_dir)
+    if trained:
+        fields |= train(model, train_set, config, device, run_dir)
+        fields |= evaluate(model, test_set, config, device, run_dir)
+    return fields
+
+
+def build_model(config: RunConfig, num_classes: int) -> nn.Module:
+    """The network with the weights that the seed gives it."""
+    torch.manual_seed(config.seed)
+    return create_model(config.model.name, num_classes=num_classes, **config.model.changes())
+
+
+def build_datasets(config: RunConfig, model: ModelConfig) -> tuple[VideoDataset, VideoDataset]:
+    """The training clips and the held-out views, of the size that the model takes."""
+    size = {"num_frames": model.num_frames, "crop_size": model.crop_size}
+    views = (config.evaluate.num_clips, config.evaluate.num_crops)
+    train_set = VideoDataset(config.data, "train", **size, seed=config.seed)
+    return train_set, VideoDataset(config.data, "test", **size, views=views)
+
+
+def describe(model: nn.Module, config: RunConfig) -> dict[str, Any]:
+    """Size and cost in arithmetic, which need no run."""
+    count = count_macs(model)
+    num_views = config.evaluate.num_clips * config.evaluate.num_crops
+    return {
+        "params_m": sum(parameter.numel() for parameter in model.parameters()) / 1e6,
+        "gmacs_per_view": count.total / 1e9,
+        "macs_head_included": count.head_included,
+        "num_views": num_views,
+        "gmacs_total": num_views * count.total / 1e9,
+        "gflops_total": 2 * num_views * count.total / 1e9,
+        "num_classes": model.config.num_classes,
+    }
+
+
+def evaluate(
+    model: nn.Module, dataset: VideoDataset, config: RunConfig, device: torch.device, run_dir: Path
+) -> dict[str, Any]:
+    """Accuracies on the held-out videos; saves the predictions they come from."""
+    predictions = predict(model, dataset, config.evaluate, device)
+    write_predictions(run_dir / "predictions.csv", predictions, dataset.classes)
+    num_videos = len(predictions["files"])
+    for failure in [*map(str, dataset.failures), *predictions["failures"]]:
+        print(f"not scored: {failure}", flush=True)
+    return {
+        **score(predictions["probabilities"], predictions["labels"], dataset.factors),
+        "num_videos": num_videos,
+        "num_failed_videos": dataset.num_expected - num_videos,
+    }
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device that a config's "auto", "cpu" or "cuda" means here.
+
+    Raises:
+        ConfigError: CUDA is asked for and there is none.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device is 'cuda' and this machine has none")
+    return torch.device(name)
+
+
+def prepare_torch(config: RunConfig) -> None:
+    """Makes what follows depend on the config alone: threads, seeds, deterministic operators where there are any."""
+    torch.set_num_threads(config.threads)
+    random.seed(config.seed)
+    np.random.seed(config.seed)
+    torch.manual_seed(config.seed)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+def first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
