@@ -1,7 +1,9 @@
 """DualFormer and its benchmark: which space-time attention buys the most accuracy for its cost?"""
 
 from dualformer.config import ConfigError
+from dualformer.macs import count_macs
 from dualformer.registry import create_model, list_models
+from dualformer.weights import load_weights
 
 __version__ = "0.1.0"
-__all__ = ["ConfigError", "create_model", "list_models"]
+__all__ = ["ConfigError", "count_macs", "create_model", "list_models", "load_weights"]

@@ -23,12 +23,12 @@ from dualformer.data.reader import VideoError
 from dualformer.macs import count_macs
 from dualformer.registry import ModelConfig, create_model
 from sweeps.evaluate import predict, score, write_predictions
-from sweeps.measure import MeasurementError, measure
+from sweeps.measure import measure
 from sweeps.record import Result, provenance, utc_now, write_json, write_result
 from sweeps.run_config import RunConfig
 from sweeps.train import TrainingError, train
 
-EXPECTED_ERRORS = (ConfigError, DataError, VideoError, TrainingError, MeasurementError)
+EXPECTED_ERRORS = (ConfigError, DataError, VideoError, TrainingError)
 """Errors whose message says all there is to say; any other comes with the place where it was raised."""
 
 
@@ -40,11 +40,11 @@ def execute(run_dir: Path) -> None:
     """
     run_dir = Path(run_dir)
     config = RunConfig.from_dict(json.loads((run_dir / "config.json").read_text()))
-    device = resolve_device(config.device)
+    device = choose_device(config.device)
     prepare_torch(config)
     circumstances = provenance(seed=config.seed, threads=config.threads, device=device.type)
     write_json(run_dir / "provenance.json", circumstances)
-    outcome: dict[str, Any] = {"status": "ok"}
+    outcome: dict[str, Any] = {}
     try:
         outcome.update(run(config, device, run_dir))
     except torch.OutOfMemoryError as error:
@@ -61,7 +61,12 @@ def execute(run_dir: Path) -> None:
 
 
 def run(config: RunConfig, device: torch.device, run_dir: Path) -> dict[str, Any]:
-    """Counts, times, trains and evaluates one model; returns the fields of its result."""
+    """Counts, times, trains and evaluates one model; returns the fields of its result.
+
+    A network that doesn't fit or doesn't compute what its reference does is not trained.
+    """
+    if config.device == "cuda" and device.type != "cuda":
+        raise ConfigError("device is 'cuda' and this machine has none")
     trained = config.train.steps > 0
     model = build_model(config, num_classes=400)
     if trained:
@@ -69,8 +74,10 @@ def run(config: RunConfig, device: torch.device, run_dir: Path) -> dict[str, Any
         model = build_model(config, num_classes=len(train_set.classes))
     fields = describe(model, config)
     model.to(device)
-    fields |= measure(model, config.measure, device, run_dir)
-    if trained:
+    measured = measure(model, config.measure, device=device, threads=config.threads)
+    write_json(run_dir / "measurement.json", measured.details)
+    fields |= {"status": measured.status, "reason": measured.reason, **measured.fields}
+    if trained and measured.status == "ok":
         fields |= train(model, train_set, config, device, run_dir)
         fields |= evaluate(model, test_set, config, device, run_dir)
     return fields
@@ -121,17 +128,9 @@ def evaluate(
     }
 
 
-def resolve_device(name: str) -> torch.device:
-    """The device that a config's "auto", "cpu" or "cuda" means here.
-
-    Raises:
-        ConfigError: CUDA is asked for and there is none.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device is 'cuda' and this machine has none")
-    return torch.device(name)
+def choose_device(name: str) -> torch.device:
+    """The device for a config's "auto", "cpu" or "cuda"; a CPU where there is no other (`run` refuses it for "cuda")."""
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def prepare_torch(config: RunConfig) -> None:
