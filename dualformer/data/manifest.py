@@ -129,13 +129,14 @@ def video_files(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in paths)
 
 
+def listed_files(folder: Path) -> list[str]:
+    """Returns the files that the folder's manifest names, whatever else is in it; none without a manifest."""
+    path = folder / MANIFEST_NAME
+    return [row["file"] for row in _rows(path, {"file"})[1] if row["file"]] if path.is_file() else []
+
+
 def _from_csv(path: Path) -> Manifest:
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        columns = tuple(reader.fieldnames or ())
-        rows = list(reader)
-    if missing := {"file", "label"} - set(columns):
-        raise DataError(f"{path}: no column {' or '.join(sorted(missing))}; it has: {', '.join(columns) or 'none'}")
+    columns, rows = _rows(path, {"file", "label"})
     for number, row in enumerate(rows, start=1):
         if not row["file"] or not row["label"]:
             raise DataError(f"{path}: row {number} lacks a file or a label")
@@ -150,6 +151,16 @@ def _from_csv(path: Path) -> Manifest:
         for row in rows
     )
     return _checked(Manifest(path.parent, classes, entries, _factors(path, columns, rows, classes)))
+
+
+def _rows(path: Path, needed: set[str]) -> tuple[tuple[str, ...], list[dict[str, str]]]:
+    """Columns and rows of a CSV file that must have the `needed` columns."""
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file, restval="")
+        columns, rows = tuple(reader.fieldnames or ()), list(reader)
+    if missing := needed - set(columns):
+        raise DataError(f"{path}: no column {' or '.join(sorted(missing))}; it has: {', '.join(columns) or 'none'}")
+    return columns, rows
 
 
 def _from_folders(root: Path) -> Manifest:

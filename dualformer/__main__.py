@@ -1,0 +1,5 @@
+import sys
+
+from dualformer.cli import main
+
+sys.exit(main())
