@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import traceback
 from pathlib import Path
 
@@ -10,9 +11,10 @@ from submitit.core.utils import UncompletedJobError
 
 from slurm.task import resolve
 from sweeps import ledger
-from sweeps.record import RecordError, Result, read_result, write_result
+from sweeps.record import RecordError, Result, read_result, utc_now, write_result
 
 WORKER = "sweeps.worker:execute"
+LOG_HEADER = "=== attempt"
 
 _WAIT_FOR_CLAIM_S = 20.0  # a job that Slurm queued again may start while its last process is still being killed
 
@@ -37,6 +39,7 @@ def attempt(run_dir: str, token: str, worker: str = WORKER) -> None:
             return
         if read_result(folder) is None:
             ledger.append(folder, "start", token=token, pid=os.getpid())
+            print(f"{LOG_HEADER} {utc_now()} on {socket.gethostname()}, process {os.getpid()}", flush=True)
             _compute(folder, worker)
         if read_result(folder) is not None:
             ledger.append(folder, "end", token=token)

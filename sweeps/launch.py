@@ -33,7 +33,7 @@ from sweeps.attempt import WORKER
 from sweeps.grid import Grid, load_grid
 from sweeps.record import STATUSES, Result, read_result, source_state, utc_now, write_json
 from sweeps.status import progress
-from sweeps.sweep import Sweep
+from sweeps.sweep import SUBMISSIONS, Sweep
 
 _POLL_S = 0.25
 _REPORT_EVERY_S = 15.0
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None, *, worker: str = WORKER) -> int
             _print_plan(grid, options.runs)
             return 0
         threads = max(cell.config.threads for cell in grid.cells)
-        executor = make_executor(options.executor, options.runs / ".submissions", profile, threads=threads)
+        executor = make_executor(options.executor, options.runs / SUBMISSIONS, profile, threads=threads)
     except (ConfigError, ProfileError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

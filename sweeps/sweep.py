@@ -22,9 +22,12 @@ from slurm.local import process_ended, process_id
 from slurm.profile import Profile
 from slurm.task import Task
 from sweeps import ledger
-from sweeps.attempt import WORKER
+from sweeps.attempt import LOG_HEADER, WORKER
 from sweeps.grid import Cell
 from sweeps.record import Result, Status, read_result, write_json, write_result
+
+SUBMISSIONS = ".submissions"
+"""Folder in the runs folder that takes submitit's files."""
 
 _REASON_LINES = 6
 _REASON_LENGTH = 600
@@ -115,7 +118,8 @@ class Sweep:
             self.results[cell.run_id] = result
             return
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "config.json", cell.config.to_dict())
+        if not (folder / "config.json").exists():
+            write_json(folder / "config.json", cell.config.to_dict())
         submission = ledger.open_submission(ledger.read(folder))
         if submission:
             self._active[cell.run_id] = submission
@@ -172,18 +176,24 @@ class Sweep:
         latest = ledger.open_submission(events)
         if latest is None or latest["token"] != submission["token"]:
             return None  # the process or another launcher noted already how it went
-        tail = _log_tail(folder)
         ledger.append(folder, "lost", token=submission["token"], reason=cause)
+        tail = self._last_words(folder, submission)
         status, final = classify(cause, tail)
         lost = ledger.num_lost(events) + 1
         if not final and lost < self._profile.max_attempts:
             self._announce(f"{run_id}: attempt {lost} of {self._profile.max_attempts} was lost: {cause}")
             return None
-        reason = f"{cause}; attempt {lost}; the log ends: {tail}" if tail else f"{cause}; attempt {lost}; no log"
+        reason = f"{cause}; {'its log ends: ' + tail if tail else 'it left no log'} (attempt {lost})"
         with ledger.claim(folder, wait_s=5) as taken:
             if taken and read_result(folder) is None:
                 write_result(folder, Result(run_id=run_id, status=status, reason=reason))
         return read_result(folder)
+
+    def _last_words(self, folder: Path, submission: ledger.Event) -> str:
+        """End of what the last attempt printed, and of what Slurm's own programs added outside the run's log."""
+        job = submission.get("job_id", "").partition(":")[2]
+        beside = self.runs / SUBMISSIONS / submission["token"] / f"{job}_0_log.out"
+        return " | ".join([*_tail(folder / "log"), *_tail(beside)])[-_REASON_LENGTH:]
 
     def _submit(self) -> None:
         for _, group in itertools.groupby(self._ordered(), key=_resources):
@@ -270,13 +280,14 @@ def _resources(cell: Cell) -> dict[str, Any]:
     return cell.config.to_dict()["resources"]
 
 
-def _log_tail(folder: Path) -> str:
+def _tail(path: Path) -> list[str]:
+    """The last lines of a log, of its last attempt only."""
     try:
-        lines = (folder / "log").read_text(errors="replace").splitlines()
+        text = path.read_text(errors="replace")
     except FileNotFoundError:
-        return ""
-    told = [line.strip() for line in lines if line.strip()][-_REASON_LINES:]
-    return " | ".join(told)[-_REASON_LENGTH:]
+        return []
+    lines = [line.strip() for line in text.rpartition(LOG_HEADER)[2].splitlines() if line.strip()]
+    return lines[-_REASON_LINES:]
 
 
 def _timestamp(text: str) -> float:

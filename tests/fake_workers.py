@@ -1,0 +1,75 @@
+"""Stand-ins for a training run, small enough to start by the dozen. Each takes the run's folder, as a worker does."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+from sweeps.record import Result, append_line, append_metrics, write_result
+
+
+def _finish(folder: Path) -> None:
+    append_line(folder / "computed.jsonl", {"pid": os.getpid()})
+    write_result(folder, Result(run_id=folder.name, status="ok", top1=0.5))
+
+
+def _seed(folder: Path) -> int:
+    return json.loads((folder / "config.json").read_text())["seed"]
+
+
+def ok(folder: Path) -> None:
+    """Finishes at once."""
+    _finish(folder)
+
+
+def slow(folder: Path) -> None:
+    """Finishes after a while, leaving the times between which it ran."""
+    started = time.time()
+    for step in range(1, 6):
+        append_metrics(folder, {"step": step, "steps": 5})
+        time.sleep(0.2)
+    environment = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")}
+    append_line(folder / "span.jsonl", {"start": started, "end": time.time(), **environment})
+    _finish(folder)
+
+
+def endless(folder: Path) -> None:
+    """Does not finish by itself."""
+    append_metrics(folder, {"step": 1, "steps": 1000})
+    time.sleep(600)
+
+
+def seed_1_raises(folder: Path) -> None:
+    """One run of the sweep fails."""
+    if _seed(folder) == 1:
+        raise ValueError("seed 1 is unlucky")
+    _finish(folder)
+
+
+def killed(folder: Path) -> None:
+    """Dies as a process does that runs out of memory."""
+    print("last words", flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def killed_once(folder: Path) -> None:
+    """Dies at the first attempt and finishes at the second."""
+    if not (folder / "died").exists():
+        (folder / "died").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    _finish(folder)
+
+
+def forgetful(folder: Path) -> None:
+    """Ends well without a result."""
+
+
+def preempted_once(folder: Path) -> None:
+    """Waits for the warning that Slurm sends before it takes a node away; carries on at the next start."""
+    if not (folder / "warned").exists():
+        (folder / "warned").touch()
+        time.sleep(600)
+    _finish(folder)

@@ -1,0 +1,119 @@
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from dualformer.config import ConfigError
+from sweeps.grid import FOLDER, load_grid
+
+SMALL = "base: {model: {name: dualformer_tiny, num_frames: 4, crop_size: 32}}\n"
+
+
+@pytest.fixture
+def load(tmp_path: Path):
+    def load(text: str, **arguments):
+        path = tmp_path / "some.yaml"
+        path.write_text(SMALL + textwrap.dedent(text))
+        return load_grid(path, **arguments)
+
+    return load
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_projects_grids_are_right(path: Path):
+    grid = load_grid(path.name)
+    assert grid.cells and grid.name == path.stem and grid.description
+
+
+def test_axes_multiply_and_rows_add(load):
+    grid = load(
+        """
+        axes:
+          seed: [0, 1]
+          clip:
+            short: {model.num_frames: 4}
+            long: {model: {num_frames: 8}, data.frame_stride: 2}
+        rows:
+          - {seed: 7}
+        """
+    )
+    found = [(cell.config.seed, cell.config.model.num_frames, cell.config.data.frame_stride) for cell in grid.cells]
+    assert found == [(0, 4, 1), (0, 8, 2), (1, 4, 1), (1, 8, 2), (7, 4, 1)]
+    assert grid.cells[1].name == "seed=0, clip=long" and grid.cells[4].name == "row 1"
+    assert grid.cells[1].differs == {"seed": 0, "model.num_frames": 8, "data.frame_stride": 2}
+    assert len({cell.run_id for cell in grid.cells}) == 5
+
+
+def test_a_grid_of_base_alone_is_one_run_and_rows_alone_are_the_rows(load):
+    assert len(load("").cells) == 1
+    assert [cell.config.seed for cell in load("rows: [{seed: 3}, {seed: 4}]").cells] == [3, 4]
+
+
+def test_yaml_words_and_numbers_mean_what_they_look_like(load):
+    cell = load("rows: [{train.learning_rate: 1e-3, model.attention: LG}]").cells[0]
+    assert cell.config.train.learning_rate == 1e-3
+    with pytest.raises(ConfigError, match="'on'"):
+        load("rows: [{measure.latency: on}]")
+
+
+def test_set_holds_for_every_run_and_only_selects(load):
+    grid = load("axes: {seed: [0, 1, 2]}", overrides=["train.steps=5", "train.learning_rate=2e-3"], only=["seed=1"])
+    (cell,) = grid.cells
+    assert (cell.config.seed, cell.config.train.steps, cell.config.train.learning_rate) == (1, 5, 2e-3)
+    several = load("axes: {seed: [0, 1, 2]}", only=["seed=0", "seed=2"])
+    assert [cell.config.seed for cell in several.cells] == [0, 2]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("axes: {sed: [0, 1]}", "unknown field 'sed'; did you mean 'seed'.*2 of 2 runs.*sed=0"),
+        ("axis: {seed: [0, 1]}", "unknown part 'axis'; did you mean 'axes'"),
+        ("axes: {seed: 3}", "axis 'seed' must be a list"),
+        ("axes: {seed: []}", "axis 'seed' must be a list"),
+        ("rows: [{seed: one}]", r"seed: .*integer.*'one'.*row 1"),
+        ("rows: [{model.name: dualformer_tin}]", "unknown model 'dualformer_tin'; did you mean 'dualformer_tiny'"),
+        ("rows: [{model.attention: LX}]", "attention"),
+        ("rows: [{model.overrides: {depth: [1]}}]", "unknown field 'depth'; did you mean 'depths'"),
+        ("rows: [{model.num_frames: 0}]", "num_frames must be positive"),
+        ("rows: [{data.root: nowhere}]", "no folder 'nowhere'"),
+        ("axes: {seed: [0, 0]}", "'seed=0' and 'seed=0' are the same run"),
+        ("axes: {seed: [0, 1]}\nrows: [{seed: 1}]", "'seed=1' and 'row 1' are the same run"),
+        ("rows: [3]", "row 1 must be a mapping"),
+        ("rows: [{seed: 1, seed: 2}]", "'seed' is given twice"),
+        ("rows: [", "not valid YAML"),
+    ],
+)
+def test_a_wrong_grid_is_refused_with_the_reason(load, text: str, message: str):
+    with pytest.raises(ConfigError, match=f"(?s){message}"):
+        load(text)
+
+
+def test_all_that_is_wrong_is_told_at_once(load):
+    with pytest.raises(ConfigError, match=r"(?s)'sed'.*row 1.*'one'.*row 3"):
+        load("rows: [{sed: 1}, {seed: 1}, {seed: one}]")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"overrides": ["seed"]}, "--set seed: expected FIELD=VALUE"),
+        ({"overrides": ["sed=1"]}, "unknown field 'sed'"),
+        ({"overrides": ["seed=1"]}, "the same run.*--only"),
+        ({"only": ["sed=1"]}, "unknown field 'sed'; did you mean 'seed'"),
+        ({"only": ["seed=9"]}, "none of the 2 runs"),
+    ],
+)
+def test_wrong_flags_are_refused(load, arguments: dict, message: str):
+    with pytest.raises(ConfigError, match=f"(?s){message}"):
+        load("axes: {seed: [0, 1]}", **arguments)
+
+
+def test_an_unknown_grid_names_the_nearest(tmp_path: Path):
+    with pytest.raises(ConfigError, match=r"did you mean 'ablations\.yaml'"):
+        load_grid("ablation.yml")
+
+
+def test_a_thousand_runs_are_found_apart(load):
+    seeds = ", ".join(map(str, range(500)))
+    assert len(load(f"axes: {{seed: [{seeds}], train.steps: [1, 2]}}").cells) == 1000
