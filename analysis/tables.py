@@ -1,0 +1,228 @@
+"""Selections and statistics between the raw tables and the figures.
+
+Every selection that leaves rows out also returns them, each with its reason, so that a reader sees what a figure does
+not show.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import pandas as pd
+
+from analysis.load import Table
+
+PATTERN_LETTERS = {"L": "window", "S": "shifted window", "G": "pyramid", "D": "divided", "F": "full"}
+FAMILIES = {
+    frozenset("L"): "window",
+    frozenset("LS"): "shifted",
+    frozenset("G"): "pooled",
+    frozenset("LG"): "dual",
+    frozenset("D"): "divided",
+    frozenset("F"): "full",
+}
+"""Attention family of a pattern, by the letters it is made of; the names are those of published results."""
+
+RE_REPORTS = ("as cited", "mmaction2", "mmaction2 port", "mmaction2 trained", "pytorchvideo", "reference", "paper")
+"""Suffixes of published variants that report a model again; left out where the first report is in the table too."""
+
+SEED = "seed"
+ATTENTION = "model.attention"
+MODEL = "model.name"
+
+
+def wilson_interval(accuracy: float, trials: float, z: float = 1.959964) -> tuple[float, float]:
+    """Wilson score interval of a proportion, 95 % by default; NaN where accuracy or trials are missing.
+
+    Source: E. B. Wilson, Probable inference, the law of succession, and statistical inference, JASA 22 (1927).
+    """
+    if pd.isna(accuracy) or pd.isna(trials) or trials <= 0:
+        return math.nan, math.nan
+    centre = (accuracy + z**2 / (2 * trials)) / (1 + z**2 / trials)
+    spread = z * math.sqrt(accuracy * (1 - accuracy) / trials + (z / (2 * trials)) ** 2) / (1 + z**2 / trials)
+    # At 0 % and 100 % one end is the proportion itself; rounding must not put it beyond.
+    return min(centre - spread, accuracy), max(centre + spread, accuracy)
+
+
+def accuracies(frame: pd.DataFrame) -> list[str]:
+    """Accuracy columns worth a panel: every factor's where the label has factors, else `top1` where it was measured."""
+    bounds = ("_low", "_high")  # of the intervals that `ablation` adds
+    factors = [name for name in frame if name.startswith("top1_") and not name.endswith(bounds)]
+    factors = [name for name in factors if frame[name].notna().any()]
+    return factors or [name for name in ["top1"] if frame[name].notna().any()]
+
+
+def chance(frame: pd.DataFrame, accuracy: str) -> float:
+    """Chance level of an accuracy column, NaN where it can't be known.
+
+    The stated level (`chance_<column>`) where there is one. Otherwise, a factor of a label whose k factors make up p^k
+    classes, p prime, has p values, so its chance level is 1/p. The highest level where rows differ.
+    """
+    levels = list(frame.get(f"chance_{accuracy}", pd.Series(dtype="float64")).dropna())
+    if not levels and accuracy != "top1":
+        levels = [_factor_chance(classes, len(accuracies(frame))) for classes in frame["num_classes"].dropna()]
+    return max(levels, default=math.nan)
+
+
+def _factor_chance(num_classes: int, num_factors: int) -> float:
+    values = round(num_classes ** (1 / num_factors))
+    prime = values > 1 and all(values % divisor for divisor in range(2, values))
+    return 1 / values if prime and values**num_factors == num_classes else math.nan
+
+
+def family(pattern: str | None) -> str:
+    """Attention family of a pattern such as `LG`; `other` for a mixture without a name."""
+    return FAMILIES.get(frozenset(pattern or ""), "other")
+
+
+def describe(pattern: str) -> str:
+    """The pattern in words: `LG` -> `window + pyramid`."""
+    if not set(pattern) <= set(PATTERN_LETTERS):
+        return ""
+    return " + ".join(words for letter, words in PATTERN_LETTERS.items() if letter in pattern)
+
+
+def ablation(table: Table) -> pd.DataFrame:
+    """All rows of the table, in the order of a figure, with what a figure needs besides the measured columns.
+
+    Added columns: `label` (pattern, and whatever else differs but the seed), `words`, `family`, and
+    `<accuracy>_low`, `<accuracy>_high` (95 % Wilson intervals over `num_videos`).
+    """
+    frame = table.frame.copy()
+    frame["pattern"] = frame.get(ATTENTION, pd.Series(index=frame.index, dtype="string"))
+    frame["label"] = labels(table)
+    frame["words"] = [describe(pattern) if pd.notna(pattern) else "" for pattern in frame["pattern"]]
+    frame["family"] = [family(pattern if pd.notna(pattern) else None) for pattern in frame["pattern"]]
+    for column in dict.fromkeys(["top1", *accuracies(frame)]):
+        bounds = [wilson_interval(*pair) for pair in zip(frame[column], frame["num_videos"], strict=True)]
+        frame[f"{column}_low"], frame[f"{column}_high"] = zip(*bounds, strict=True)
+    rank = list(FAMILIES.values())
+    order = frame["family"].map(lambda name: rank.index(name) if name in rank else len(rank))
+    return frame.assign(rank=order).sort_values(["rank", "label", "run_id"]).drop(columns="rank").reset_index(drop=True)
+
+
+def labels(table: Table) -> list[str]:
+    """A name per run that says only what differs between runs: the pattern, then `field=value`, never the seed."""
+    frame, differs = table.frame, [name for name in table.manifest["differs"] if name in table.frame]
+    extras = [name for name in differs if name not in (SEED, ATTENTION, MODEL)]
+    heads = [name for name in (MODEL, ATTENTION) if name in differs] or [
+        name for name in (ATTENTION, MODEL) if name in frame and frame[name].notna().any()
+    ][:1]
+    result = []
+    for _, row in frame.iterrows():
+        parts = [str(row[name]) for name in heads if pd.notna(row[name])]
+        parts += [f"{name.rpartition('.')[2]}={_plain(row[name])}" for name in extras if pd.notna(row[name])]
+        result.append(" ".join(parts) or row["run_id"])
+    return result
+
+
+def failures(frame: pd.DataFrame) -> pd.DataFrame:
+    """Rows whose status is not ok, with their reason: what to print below a figure."""
+    shown = [name for name in ("label", "run_id", "status", "reason") if name in frame]
+    return frame.loc[frame["status"] != "ok", shown].reset_index(drop=True)
+
+
+def accuracy_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """The ablation as a table for reading: accuracies in percent with intervals, costs with units."""
+    rows = {"pattern": frame["label"], "status": frame["status"]}
+    for column in dict.fromkeys([*accuracies(frame), "top1"]):
+        if frame[column].notna().any():
+            bounds = zip(frame[column], frame[f"{column}_low"], frame[f"{column}_high"], strict=True)
+            rows[f"{column} %"] = [_percent(*values) for values in bounds]
+    for column, digits in (("params_m", 2), ("gmacs_per_view", 3), ("latency_ms_p50", 1), ("peak_mem_gib", 2)):
+        rows[column] = [f"{value:.{digits}f}" if pd.notna(value) else "" for value in frame[column]]
+    return pd.DataFrame({**rows, "run_id": frame["run_id"]})
+
+
+def published_points(published: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Splits published rows into those to draw and those left out, the latter with a `reason`.
+
+    A row tagged as another report of a model is left out where the model's own row, or an earlier report, is there.
+    """
+    tag = re.compile(rf" \(({'|'.join(map(re.escape, RE_REPORTS))})\)$")
+    names = [(row.model, tag.sub("", row.variant)) for row in published.itertuples()]
+    reasons = []
+    seen = {(row.model, row.variant) for row in published.itertuples() if not tag.search(row.variant)}
+    for row, name in zip(published.itertuples(), names, strict=True):
+        incomplete = pd.isna(row.gmacs_total) or pd.isna(row.top1_percent)
+        repeated = tag.search(row.variant) is not None and name in seen
+        reasons.append("incomplete" if incomplete else "another report of a row shown" if repeated else None)
+        seen.add(name)
+    reason = pd.Series(reasons, index=published.index, dtype="string")
+    return published[reason.isna()], _with_reasons(published, reason)
+
+
+def _with_reasons(published: pd.DataFrame, reason: pd.Series) -> pd.DataFrame:
+    shown = ["model", "variant", "gmacs_total", "top1_percent", "source"]
+    return published[shown].assign(reason=reason)[reason.notna()].reset_index(drop=True)
+
+
+def pareto_front(frame: pd.DataFrame, cost: str, score: str) -> pd.DataFrame:
+    """Rows that no other row beats: none has a higher score at the same or a lower cost. Sorted by cost."""
+    ordered = frame.dropna(subset=[cost, score]).sort_values([cost, score], ascending=[True, False])
+    best = ordered[score].cummax()
+    return ordered[ordered[score] > best.shift(fill_value=-math.inf)]
+
+
+def compare_counts(published: pd.DataFrame, tables: Iterable[Table]) -> pd.DataFrame:
+    """Our exact count beside the published one, a row per compared model, in the order of the published rows.
+
+    Columns: `name`, `model`, `variant`, `published_gmacs`, `our_gmacs` (both per view), `difference_percent`,
+    `head_included`, `views`, `our_gmacs_total`, `top1_percent`, `source`, `run_id`.
+    Models without a result have NaN counts.
+    """
+    columns = [MODEL, "gmacs_per_view", "macs_head_included", "run_id"]
+    found = [table.frame.reindex(columns=columns).dropna(subset=["gmacs_per_view"]) for table in tables]
+    # A count doesn't depend on the device: only counts that differ are kept apart.
+    ours = pd.concat(found).drop_duplicates(columns[:2]) if found else pd.DataFrame(columns=columns)
+    ours = ours.set_axis(["name", "our_gmacs", "head_included", "run_id"], axis=1)
+    theirs = published.dropna(subset=["name"]).rename(columns={"gmacs_per_view": "published_gmacs"})
+    joined = theirs.merge(ours, on="name", how="left")
+    joined["views"] = joined["views_temporal"] * joined["views_spatial"]
+    joined["our_gmacs_total"] = joined["our_gmacs"] * joined["views"]
+    joined["difference_percent"] = (joined["our_gmacs"] / joined["published_gmacs"] - 1) * 100
+    shown = ["name", "model", "variant", "published_gmacs", "our_gmacs", "difference_percent", "head_included", "views"]
+    return joined[[*shown, "our_gmacs_total", "top1_percent", "source", "run_id"]]
+
+
+def growth(table: Table) -> tuple[dict[str, pd.DataFrame], pd.DataFrame]:
+    """Cost against clip length and against resolution, for every pattern, plus the rows on neither line.
+
+    Returns `{"frames": rows, "side_px": rows}` and the excluded rows with a `reason`. Each set of rows varies one of
+    the columns `frames`, `side_px` and holds the other at the value with the most points; rows of any status are kept.
+    """
+    frame = ablation(table)
+    frame["label"] = frame["pattern"].fillna(frame[MODEL])
+    frame["frames"] = pd.to_numeric(frame["model.num_frames"])
+    frame["side_px"] = [_side_px(value) for value in frame["model.crop_size"]]
+    known = frame.dropna(subset=["frames", "side_px"])
+    lines = {}
+    for axis, fixed in (("frames", "side_px"), ("side_px", "frames")):
+        counts = known.groupby(fixed)[axis].nunique()
+        rows = known[known[fixed] == counts.idxmax()] if len(counts) and counts.max() > 1 else known.iloc[:0]
+        lines[axis] = rows.sort_values(["label", axis])
+    drawn = lines["frames"].index.union(lines["side_px"].index)
+    rest = frame.loc[frame.index.difference(drawn)]
+    reasons = ["no clip size in the configuration" if pd.isna(row.frames + row.side_px) else "on neither line"
+               for row in rest.itertuples()]  # fmt: skip
+    return lines, rest.assign(reason=reasons)[["run_id", "label", "frames", "side_px", "reason"]]
+
+
+def _side_px(value: Any) -> float:
+    """Side of a square of the crop's area, from `224`, `[224, 224]` or nothing."""
+    if pd.isna(value):
+        return math.nan
+    sides = json.loads(str(value))
+    return math.sqrt(math.prod(sides)) if isinstance(sides, list) else float(sides)
+
+
+def _plain(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _percent(value: float, low: float, high: float) -> str:
+    return "" if pd.isna(value) else f"{value:.1%} [{low:.1%}, {high:.1%}]".replace("%", "")

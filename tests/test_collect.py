@@ -1,0 +1,168 @@
+"""Runs to tables: nothing lost, nothing mixed, the same bytes for the same runs."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import synthetic_runs
+
+from analysis import collect, schema
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def read(path):
+    with open(path, newline="") as file:
+        return {row["run_id"]: row for row in csv.DictReader(file)}
+
+
+@pytest.fixture
+def runs(tmp_path):
+    synthetic_runs.write_ablations(tmp_path / "runs")
+    return tmp_path / "runs"
+
+
+@pytest.fixture
+def table(runs, tmp_path):
+    assert collect.main(["--runs", str(runs), "--out", str(tmp_path / "out")]) == 0
+    return tmp_path / "out" / "ablations" / "example-cpu-3000.csv"
+
+
+def test_every_expected_run_is_a_row_with_its_status_and_reason(table):
+    rows = read(table)
+    assert len(rows) == 9
+    assert [rows[letter * 12]["status"] for letter in "abc"] == ["error", "missing", "missing"]
+    assert rows["a" * 12]["reason"] == "loss is NaN at step 40"
+    assert rows["b" * 12]["reason"] == "started, not finished"
+    assert rows["c" * 12]["reason"] == "never started"
+    assert rows["c" * 12]["model.attention"] == "GF"
+
+
+def test_missing_values_stay_empty(table):
+    row = read(table)["a" * 12]
+    assert row["top1"] == row["latency_ms_p50"] == row["peak_mem_gib"] == ""
+
+
+def test_configuration_is_flat_and_the_host_stays_behind(table):
+    row = read(table)["000000000003"]
+    assert (row["model.attention"], row["train.steps"], row["top1_relation"]) == ("LG", "500", "0.99")
+    assert row["provenance.torch"] == "2.13.0"
+    assert not any("host" in name or "command" in name for name in row)
+    assert "a-secret-host" not in table.read_text() + table.with_suffix(".manifest.json").read_text()
+
+
+def test_manifest_says_what_is_there_and_what_is_not(table):
+    manifest = json.loads(table.with_suffix(".manifest.json").read_text())
+    assert manifest["schema_version"] == schema.SCHEMA_VERSION
+    assert manifest["commits"] == [synthetic_runs.COMMIT]
+    assert manifest["missing"] == ["c" * 12, "b" * 12]
+    assert set(manifest["expected"]) == set(manifest["finished"]) | set(manifest["missing"])
+    assert manifest["text"] == "base: {}\n"
+
+
+def test_same_runs_give_the_same_bytes_whatever_the_order_of_the_manifest(runs, table):
+    before = table.read_bytes()
+    path = runs / "ablations.grid.json"
+    manifest = json.loads(path.read_text())
+    path.write_text(json.dumps({**manifest, "runs": manifest["runs"][::-1]}))
+    assert collect.main(["--runs", str(runs), "--out", str(table.parents[1])]) == 0
+    assert table.read_bytes() == before
+
+
+def test_rows_sort_numbers_by_size(tmp_path):
+    for run_id, frames in (("1" * 12, 16), ("2" * 12, 128), ("3" * 12, 8)):
+        synthetic_runs.write_run(tmp_path, run_id, synthetic_runs.config("LG", frames=frames), {})
+    differs = {
+        run_id: {"model.num_frames": frames} for run_id, frames in (("1" * 12, 16), ("2" * 12, 128), ("3" * 12, 8))
+    }
+    synthetic_runs.write_grid(tmp_path, "frames", differs)
+    [(_, rows)] = collect.collect(tmp_path, *collect.find_grids(tmp_path))
+    assert [row["model.num_frames"] for row in rows] == [8, 16, 128]
+
+
+def test_mixed_commits_are_refused_unless_allowed(runs, tmp_path, capsys):
+    path = runs / "000000000000" / "provenance.json"
+    path.write_text(json.dumps({**synthetic_runs.PROVENANCE, "commit": "f" * 40}))
+    command = ["--runs", str(runs), "--out", str(tmp_path / "out")]
+    assert collect.main(command) == 2
+    message = capsys.readouterr().err
+    assert "f" * 40 in message
+    assert "--allow-mixed-commits" in message
+    assert not (tmp_path / "out").exists()
+    assert collect.main([*command, "--allow-mixed-commits"]) == 0
+    manifest = json.loads((tmp_path / "out/ablations/example-cpu-3000.manifest.json").read_text())
+    assert manifest["commits"] == [synthetic_runs.COMMIT, "f" * 40]
+
+
+def test_each_device_has_its_own_table_and_missing_runs_are_in_all(runs, tmp_path):
+    path = runs / "000000000000" / "provenance.json"
+    path.write_text(json.dumps({**synthetic_runs.PROVENANCE, "device_name": "NVIDIA H200"}))
+    assert collect.main(["--runs", str(runs), "--out", str(tmp_path / "out")]) == 0
+    gpu, cpu = (read(tmp_path / "out" / "ablations" / f"{name}.csv") for name in ("nvidia-h200", "example-cpu-3000"))
+    assert set(gpu) == {"000000000000", "c" * 12}
+    assert set(cpu) == set(read(tmp_path / "out/ablations/example-cpu-3000.csv")) >= {"000000000001", "c" * 12}
+    assert "000000000000" not in cpu
+
+
+def test_a_torn_result_is_a_missing_row(runs, tmp_path):
+    (runs / "000000000000" / "result.json").write_text('{"schema_version": 1, "run')
+    assert collect.main(["--runs", str(runs), "--out", str(tmp_path / "out")]) == 0
+    row = read(tmp_path / "out/ablations/example-cpu-3000.csv")["000000000000"]
+    assert (row["status"], row["reason"]) == ("missing", "result.json is not readable JSON")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"schema_version": 7}, "schema version 7"),
+        ({"run_id": "f" * 12}, "is the result of run ffffffffffff"),
+        ({"status": "fine"}, "unknown status 'fine'"),
+    ],
+)
+def test_a_result_that_is_not_what_it_claims_is_refused(runs, tmp_path, capsys, change, words):
+    path = runs / "000000000000" / "result.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    assert collect.main(["--runs", str(runs), "--out", str(tmp_path / "out")]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_unknown_grid_suggests_the_nearest(runs, capsys):
+    assert collect.main(["--runs", str(runs), "--grid", "ablation.yaml"]) == 2
+    assert "did you mean 'ablations'?" in capsys.readouterr().err
+
+
+def test_nothing_launched_and_nothing_finished_are_errors(tmp_path, capsys):
+    assert collect.main(["--runs", str(tmp_path)]) == 2
+    assert "no grid was launched" in capsys.readouterr().err
+    synthetic_runs.write_grid(tmp_path, "ablations", {"a" * 12: {}})
+    assert collect.main(["--runs", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
+    assert "has finished yet" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_table_that_can_not_be_written_leaves_the_old_one(runs, table, monkeypatch, capsys):
+    before = table.read_bytes()
+    (runs / "000000000000" / "result.json").unlink()
+
+    def full(self, *arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    assert collect.main(["--runs", str(runs), "--out", str(table.parents[1])]) == 2
+    assert "No space left" in capsys.readouterr().err
+    assert table.read_bytes() == before
+    assert not list(table.parent.glob(".*"))
+
+
+def test_the_script_runs_from_a_checkout_without_heavy_imports(runs, tmp_path):
+    code = "import runpy, sys; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='loaded');"
+    code += "print({'torch', 'pandas', 'matplotlib'} & set(sys.modules))"
+    script = str(ROOT / "analysis" / "collect.py")
+    loaded = subprocess.run([sys.executable, "-c", code, script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert loaded.stdout.strip() == "set()"
+    command = [sys.executable, script, "--runs", str(runs), "--out", str(tmp_path / "out")]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "9 rows (6 ok, 1 error, 2 missing)" in done.stdout
