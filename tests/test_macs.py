@@ -18,19 +18,29 @@ from dualformer.registry import ModelConfig, create_model, list_models
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "macs.json").read_text())
 
-SMALL_STAGES = {"embed_dims": (32, 64), "depths": (2, 2), "num_heads": (1, 2)}
 SMALL_DUALFORMER = {
-    **SMALL_STAGES,
+    "embed_dims": (32, 64),
+    "depths": (2, 2),
+    "num_heads": (1, 2),
     "fine_sizes": ((4, 4, 4), (4, 2, 2)),
     "coarse_sizes": ((2, 2, 2), None),
     "num_frames": 8,
     "crop_size": 32,
 }
-SMALL = {
-    "dualformer_tiny": SMALL_DUALFORMER,
-    "dualformer_small": SMALL_DUALFORMER,
-    "dualformer_base": SMALL_DUALFORMER,
+SMALL_SWIN = {
+    "embed_dim": 32,
+    "depths": (2, 2),
+    "num_heads": (1, 2),
+    "num_frames": 8,
+    "crop_size": 32,
+    "window_size": (2, 3, 4),
 }
+SMALL_VIT = {"embed_dim": 32, "depth": 2, "num_heads": 2, "num_frames": 4, "crop_size": 32}
+SMALL = {"dualformer": SMALL_DUALFORMER, "video": SMALL_SWIN, "timesformer": SMALL_VIT, "vivit": SMALL_VIT}
+
+
+def small_model(name, **changes):
+    return create_model(name, num_classes=5, **SMALL[name.split("_")[0]], **changes)
 
 
 @pytest.mark.parametrize("name", GOLDEN)
@@ -120,16 +130,23 @@ CASES = [(name, None) for name in list_models()] + [
 
 @pytest.mark.parametrize(("name", "pattern"), CASES)
 def test_fvcore_and_ptflops_agree(name, pattern):
-    """fvcore shares every convention; ptflops counts no norms, and its biases are taken off by its own formula."""
-    model = create_model(name, attention=pattern, num_classes=5, **SMALL[name])
+    """fvcore shares every convention; ptflops counts no norms, and its biases are taken off by its own formula.
+
+    fvcore reads a trace, from which work is gone whose result nobody uses: in `timesformer_space` a norm of the patch
+    tokens, which are for `forward_features` only.
+    """
+    model = small_model(name, attention=pattern)
     count = count_macs(model, include_head=True)
+    compared = set(count.by_operator) - ({"layer_norm"} if name == "timesformer_space" else set())
     with torch.no_grad():
-        assert fvcore_macs(model) == count.by_operator
+        theirs = fvcore_macs(model)
+        assert set(theirs) == set(count.by_operator)
+        assert {key: theirs[key] for key in compared} == {key: count.by_operator[key] for key in compared}
         assert ptflops_macs(model) == count.matrix_work
 
 
 def test_cross_check_sees_uncounted_attention():
-    model = create_model("dualformer_tiny", num_classes=5, **SMALL_DUALFORMER)
+    model = small_model("dualformer_tiny")
     forgetful = fvcore_macs(model, handlers={"aten::scaled_dot_product_attention": None})
     assert forgetful != count_macs(model, include_head=True).by_operator
 

@@ -1,0 +1,102 @@
+"""Speed of every attention side by side, grouped by token grid, forward and forward with backward.
+
+    python -m pytest tests/benchmarks --benchmark-only                              # times, side by side
+    python -m pytest tests/benchmarks --benchmark-only --benchmark-save=before      # keep them
+    python -m pytest tests/benchmarks --benchmark-only --benchmark-compare          # against the last kept
+
+Environment: BENCHMARK_DEVICE (cpu, cuda), BENCHMARK_DTYPE (float32, bfloat16, float16), BENCHMARK_THREADS (of the CPU).
+
+Each attention is the one that DualFormer-T has at that grid. It is compared with its naive twin before it is timed; a
+wrong one fails and shows no time. `extra_info` says what a saved file needs to be compared with another.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from dualformer.attention import ATTENTIONS, Attention
+from dualformer.reference import naive
+from dualformer.registry import model_config
+from sweeps.measure import TOLERANCE
+from sweeps.record import provenance
+
+DEVICE = os.environ.get("BENCHMARK_DEVICE", "cuda" if torch.cuda.is_available() else "cpu")
+DTYPE = os.environ.get("BENCHMARK_DTYPE", "float32")
+THREADS = int(os.environ.get("BENCHMARK_THREADS", "1"))
+CLIP = {"num_frames": 32, "crop_size": 224} if DEVICE == "cuda" else {"num_frames": 8, "crop_size": 112}
+BATCH_SIZE = 2
+
+CONFIG = model_config("dualformer_tiny", **CLIP)
+STAGES = range(len(CONFIG.embed_dims))
+RECORDED = (
+    "torch",
+    "python",
+    "device",
+    "device_name",
+    "driver",
+    "matmul_precision",
+    "attention_backends",
+    "commit",
+    "dirty",
+)
+
+
+@pytest.fixture(autouse=True)
+def threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(THREADS)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def circumstances() -> dict[str, object]:
+    known = provenance(seed=0, threads=THREADS, device=DEVICE)
+    return {name: known[name] for name in RECORDED} | {"dtype": DTYPE, "threads": THREADS, "batch_size": BATCH_SIZE}
+
+
+@pytest.mark.benchmark(max_time=0.5, min_rounds=5, warmup=True, warmup_iterations=3)
+@pytest.mark.parametrize("backward", [False, True], ids=["forward", "forward+backward"])
+@pytest.mark.parametrize("stage", STAGES, ids=["x".join(map(str, CONFIG.stage_grid(stage))) for stage in STAGES])
+@pytest.mark.parametrize("letter", ATTENTIONS)
+def test_attention(benchmark, circumstances, letter, stage, backward):
+    torch.manual_seed(0)
+    attention = ATTENTIONS[letter](CONFIG.stage_attention(stage)).to(DEVICE).eval()
+    grid = CONFIG.stage_grid(stage)
+    x = torch.randn(BATCH_SIZE, *grid, CONFIG.embed_dims[stage], device=DEVICE, requires_grad=backward)
+
+    benchmark.group = f"{'x'.join(map(str, grid))} tokens, {'forward+backward' if backward else 'forward'}"
+    benchmark.extra_info.update(circumstances, letter=letter, grid=grid, macs_per_clip=attention.macs())
+    try:
+        check(attention, x)
+        benchmark(run, attention, x)
+    except torch.OutOfMemoryError as error:
+        pytest.skip(f"out of memory: {error}")
+
+
+def run(attention: Attention, x: Tensor) -> list[Tensor]:
+    """Output and, where `x` requires it, every gradient; waits until they are there."""
+    with (
+        torch.autocast(DEVICE, getattr(torch, DTYPE), enabled=DTYPE != "float32"),
+        torch.set_grad_enabled(x.requires_grad),
+    ):
+        results = [attention(x)]
+    if x.requires_grad:
+        results += torch.autograd.grad(results[0].float().square().sum(), [x, *attention.parameters()])
+    if DEVICE == "cuda":
+        torch.cuda.synchronize()
+    return results
+
+
+def check(attention: Attention, x: Tensor) -> None:
+    """Fails unless everything that will be timed equals what the naive twin gives."""
+    with naive(attention):
+        wanted = run(attention, x)
+    for result, expected in zip(run(attention, x), wanted, strict=True):
+        error = (result - expected).abs().max() / expected.abs().max()
+        assert error <= TOLERANCE[DTYPE], f"differs from its naive twin by {error:.1e}"

@@ -1,0 +1,25 @@
+"""The benchmark command works, and what it saves says enough to be compared with another file."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_saved_benchmark_says_what_it_is(tmp_path):
+    file = tmp_path / "saved.json"
+    command = [sys.executable, "-m", "pytest", "tests/benchmarks", "--benchmark-only", f"--benchmark-json={file}"]
+    environment = {**os.environ, "BENCHMARK_DEVICE": "cpu", "BENCHMARK_DTYPE": "float32", "BENCHMARK_THREADS": "1"}
+    chosen = ["-k", "G-4x4x4-forward", "-p", "no:cacheprovider"]
+    finished = subprocess.run([*command, *chosen], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stdout
+    benchmarks = json.loads(file.read_text())["benchmarks"]
+    assert {item["group"] for item in benchmarks} == {"4x4x4 tokens, forward", "4x4x4 tokens, forward+backward"}
+    for item in benchmarks:
+        info = item["extra_info"]
+        assert (info["letter"], info["grid"], info["dtype"]) == ("G", [4, 4, 4], "float32")
+        assert (info["device"], info["threads"]) == ("cpu", 1)
+        assert info["device_name"] and info["torch"] and info["macs_per_clip"] > 0
