@@ -144,7 +144,7 @@ class TimeSformer(nn.Module):
         if self.config.attention_type == "space":
             return self._encode_frames(clip)
         patches = self.patch_embed(clip) + self.pos_embed[:, 1:] + self.time_embed.unsqueeze(2)  # [B, T, N, C]
-        cls = (self.cls_token + self.pos_embed[:, :1]).expand(len(clip), -1, -1)
+        cls = (self.cls_token + self.pos_embed[:, :1]).expand(clip.shape[0], -1, -1)
         x = torch.cat([cls, patches.flatten(1, 2)], dim=1)
         x = self.norm(self._apply_blocks(x))
         return x[:, 0], rearrange(x[:, 1:], "b (t n) c -> b t n c", t=self.config.num_frames)
@@ -152,7 +152,7 @@ class TimeSformer(nn.Module):
     def _encode_frames(self, clip: Tensor) -> tuple[Tensor, Tensor]:
         """As `encode`, each frame an image of its own; class tokens are averaged before the norm."""
         patches = (self.patch_embed(clip) + self.pos_embed[:, 1:]).flatten(0, 1)  # [B * T, N, C]
-        cls = (self.cls_token + self.pos_embed[:, :1]).expand(len(patches), -1, -1)
+        cls = (self.cls_token + self.pos_embed[:, :1]).expand(patches.shape[0], -1, -1)
         x = self._apply_blocks(torch.cat([cls, patches], dim=1))
         x = rearrange(x, "(b t) n c -> b t n c", t=self.config.num_frames)
         return self.norm(x[:, :, 0].mean(dim=1)), self.norm(x[:, :, 1:])
@@ -215,7 +215,7 @@ class DividedBlock(Block):
         """[B, T * N, C] -> [B, T * N, C]; stochastic depth drops single places, as upstream."""
         tubes = rearrange(patches, "b (t n) c -> (b n) t c", t=self.num_frames)
         out = self.drop_path(self.temporal_attn(self.temporal_norm1(tubes)))
-        return self.temporal_fc(rearrange(out, "(b n) t c -> b (t n) c", b=len(patches)))
+        return self.temporal_fc(rearrange(out, "(b n) t c -> b (t n) c", b=patches.shape[0]))
 
     def over_frames(self, cls: Tensor, patches: Tensor) -> Tensor:
         """[B, 1, C] and [B, T * N, C] -> [B, 1 + T * N, C]; stochastic depth drops single frames, as upstream."""

@@ -254,7 +254,7 @@ class WindowAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         windows = self.to_windows(x)  # [B * windows, K, C]
         q, k, v = rearrange(self.qkv(windows), "n k (three m d) -> three n m k d", three=3, m=self.num_heads)
-        out = functional.scaled_dot_product_attention(q, k, v, attn_mask=self.bias(batch=len(x)))
+        out = functional.scaled_dot_product_attention(q, k, v, attn_mask=self.bias(batch=x.shape[0]))
         return self.from_windows(self.proj(rearrange(out, "n m k d -> n k (m d)")))
 
     def bias(self, batch: int) -> Tensor:

@@ -160,7 +160,7 @@ class ViViT(nn.Module):
         """Returns the class token and the tubelet tokens after the last norm, [B, 1 + N, C]."""
         check_clip(clip, self.config)
         tubelets = self.patch_embed(clip)
-        x = torch.cat([self.cls_token.expand(len(clip), -1, -1), tubelets], dim=1) + self.pos_embed
+        x = torch.cat([self.cls_token.expand(clip.shape[0], -1, -1), tubelets], dim=1) + self.pos_embed
         for block in self.blocks:
             if self.config.gradient_checkpointing and self.training:
                 x = checkpoint(block, x, use_reentrant=False)
