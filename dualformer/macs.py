@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from itertools import chain
 from typing import Any
@@ -24,7 +23,8 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode, flop_registry
+from torch.utils.flop_counter import flop_registry
+from torch.utils.module_tracker import ModuleTracker
 
 from dualformer.registry import ModelConfig, model_config
 
@@ -83,8 +83,9 @@ def count_macs(model_or_name: nn.Module | str, *, include_head: bool | None = No
     model = getattr(model, "_orig_mod", model)  # torch.compile wraps the module that is counted
     if include_head is None:
         include_head = getattr(model, "published_macs_include_head", True)
-    counts = _flops_by_module(model, _config(model).clip_shape)
-    return _summarise(counts, type(model).__name__, include_head)
+    counter = _Counter()
+    _run(model, _config(model).clip_shape, counter)
+    return _summarise(counter.by_module, type(model).__name__, include_head)
 
 
 def _skeleton(model_or_name: nn.Module | str, changes: Mapping[str, Any]) -> nn.Module:
@@ -103,45 +104,37 @@ def _config(model: nn.Module) -> ModelConfig:
     return model.config
 
 
-def _flops_by_module(model: nn.Module, clip_shape: tuple[int, ...]) -> dict[str, Counter[str]]:
-    """FLOPs of one forward pass, qualified module name (the root is its class name) -> operator -> FLOPs."""
+def _run(model: nn.Module, clip_shape: tuple[int, ...], counter: _Counter) -> None:
+    """One forward pass of one clip in eval mode, on meta twins of the model's tensors."""
     tensors = {name: tensor.to("meta") for name, tensor in chain(model.named_parameters(), model.named_buffers())}
     dtype = next((t.dtype for t in tensors.values() if t.is_floating_point()), torch.get_default_dtype())
     clip = torch.empty(1, *clip_shape, device="meta", dtype=dtype)
-    counter = FlopCounterMode(display=False, custom_mapping=NORMS)
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(_silent(model))
-        stack.enter_context(torch.no_grad())
-        stack.enter_context(torch.compiler.set_stance("force_eager"))
-        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-        stack.enter_context(_LinearAsOneProduct())
-        stack.enter_context(_Refuse())  # outside the counter, whose decomposition of operators comes first
-        stack.enter_context(counter)
+    with _silent(model), torch.no_grad(), _plain(), counter.modules, counter:
         torch.func.functional_call(model, tensors, (clip,))
-    return {module: _by_name(counts) for module, counts in counter.get_flop_counts().items()}
 
 
-def _summarise(flops: Mapping[str, Counter[str]], root: str, include_head: bool) -> MacCount:
-    by_operator = Counter(flops.get(root, {}))
-    by_module = {name.removeprefix(root).removeprefix("."): counts.total() // 2 for name, counts in flops.items()}
-    by_module.pop("Global", None)
-    by_module[""] = by_operator.total() // 2
+@contextlib.contextmanager
+def _plain() -> Iterator[None]:
+    """Nothing compiled or fused, so that all matrix work shows as such."""
+    with torch.compiler.set_stance("force_eager"), sdpa_kernel(SDPBackend.MATH), _LinearAsOneProduct():
+        yield
+
+
+def _summarise(by_module: Mapping[str, Counter[str]], root: str, include_head: bool) -> MacCount:
+    """Turns counts by qualified name (the root is its class name) into those of the model."""
+    by_operator = Counter(by_module.get(root, {}))
     if not include_head:
-        head = flops.get(f"{root}.head")
+        head = by_module.get(f"{root}.head")
         if head is None:
             raise ValueError(f"{root} has no submodule 'head' that costs anything, so it can't be left out")
         by_operator -= head
-        by_module[""] -= head.total() // 2
-        by_module = {name: macs for name, macs in by_module.items() if name.split(".")[0] != "head"}
-    by_operator = {name: count // 2 for name, count in sorted(by_operator.items())}
-    return MacCount(sum(by_operator.values()), by_operator, by_module, include_head)
-
-
-def _by_name(flops: Mapping[Any, int]) -> Counter[str]:
-    named: Counter[str] = Counter()
-    for operator, count in flops.items():
-        named[OPERATOR_NAMES.get(operator, "matmul")] += count
-    return named
+    totals = {name.removeprefix(f"{root}."): counts.total() for name, counts in by_module.items()}
+    totals = {name: macs for name, macs in totals.items() if name not in ("Global", root)}
+    if not include_head:
+        totals = {name: macs for name, macs in totals.items() if name.split(".")[0] != "head"}
+    return MacCount(
+        by_operator.total(), dict(sorted(by_operator.items())), {"": by_operator.total(), **totals}, include_head
+    )
 
 
 @contextlib.contextmanager
@@ -181,40 +174,50 @@ def _linear(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
     return out.reshape(*input.shape[:-1], weight.shape[0])
 
 
-class _Refuse(TorchDispatchMode):
-    """Raises at the first operator that is neither counted nor free of matrix work."""
+class _Counter(TorchDispatchMode):
+    """Adds up the MACs of every operator, by module and operator name; raises at one whose cost isn't known."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.modules = ModuleTracker()
+        self.by_module: dict[str, Counter[str]] = defaultdict(Counter)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
         packet = func._overloadpacket
-        free = func.is_view or torch.Tag.pointwise in func.tags or packet in FREE
-        if not (free or packet in NORMS or packet in flop_registry):
+        out = SHAPES.get(packet, func)(*args, **kwargs)
+        if packet in NORMS or packet in flop_registry:
+            macs = NORMS[packet](*args) if packet in NORMS else flop_registry[packet](*args, **kwargs, out_val=out) // 2
+            for module in self.modules.parents:
+                self.by_module[module][OPERATOR_NAMES.get(packet, "matmul")] += macs
+        elif not (func.is_view or torch.Tag.pointwise in func.tags or packet in FREE):
             raise UncountedOperatorError(
                 f"{packet} may do matrix work and nobody said how much; state it with "
                 f"torch.utils.flop_counter.register_flop_formula, or add it to dualformer.macs.FREE if it does none"
             )
-        return SHAPES.get(packet, func)(*args, **kwargs or {})
+        return out
 
 
 def _same_shape(x: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
     return torch.empty_like(x)
 
 
-def _layer_norm_flops(input_shape: Any, normalized_shape: Any, weight_shape: Any, *_: Any, **__: Any) -> int:
-    """fvcore's rule, 5 operations per element (4 without weight); doubled because every count is halved in the end."""
-    return 2 * math.prod(input_shape) * (4 if weight_shape is None else 5)
+def _layer_norm(x: torch.Tensor, normalized_shape: Any, weight: torch.Tensor | None, *_: Any) -> int:
+    """fvcore's rule: 5 operations per element, 4 without weight."""
+    return x.numel() * (4 if weight is None else 5)
 
 
-def _batch_norm_flops(input_shape: Any, weight_shape: Any, *_: Any, **__: Any) -> int:
-    """fvcore's rule in eval mode, 2 operations per element (1 without weight); doubled as above."""
-    return 2 * math.prod(input_shape) * (1 if weight_shape is None else 2)
+def _batch_norm(x: torch.Tensor, weight: torch.Tensor | None, *_: Any) -> int:
+    """fvcore's rule in eval mode: 2 operations per element, 1 without weight."""
+    return x.numel() * (1 if weight is None else 2)
 
 
 NORMS = {
-    aten.native_layer_norm: _layer_norm_flops,
-    aten.native_batch_norm: _batch_norm_flops,
-    aten._native_batch_norm_legit_no_training: _batch_norm_flops,
-    aten._batch_norm_no_update: _batch_norm_flops,
-    aten.cudnn_batch_norm: _batch_norm_flops,
+    aten.native_layer_norm: _layer_norm,
+    aten.native_batch_norm: _batch_norm,
+    aten._native_batch_norm_legit_no_training: _batch_norm,
+    aten._batch_norm_no_update: _batch_norm,
+    aten.cudnn_batch_norm: _batch_norm,
 }
 
 OPERATOR_NAMES = {

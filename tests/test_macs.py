@@ -10,6 +10,8 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode, flop_registry, register_flop_formula
 
 from dualformer.attention import ATTENTIONS, AttentionConfig
 from dualformer.config import ConfigError
@@ -128,8 +130,15 @@ CASES = [(name, None) for name in list_models()] + [
 ]
 
 
+def torch_flops(model):
+    """What torch's own counter counts on real tensors: twice the matrix work."""
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        model.eval()(small_clip(model))
+    return counter.get_total_flops()
+
+
 @pytest.mark.parametrize(("name", "pattern"), CASES)
-def test_fvcore_and_ptflops_agree(name, pattern):
+def test_fvcore_ptflops_and_torch_agree(name, pattern):
     """fvcore shares every convention; ptflops counts no norms, and its biases are taken off by its own formula.
 
     fvcore reads a trace, from which work is gone whose result nobody uses: in `timesformer_space` a norm of the patch
@@ -143,6 +152,7 @@ def test_fvcore_and_ptflops_agree(name, pattern):
         assert set(theirs) == set(count.by_operator)
         assert {key: theirs[key] for key in compared} == {key: count.by_operator[key] for key in compared}
         assert ptflops_macs(model) == count.matrix_work
+        assert torch_flops(model) == 2 * count.matrix_work
 
 
 def test_cross_check_sees_uncounted_attention():
@@ -215,15 +225,27 @@ def _(x):
     return x.new_empty(*x.shape[:-1], x.shape[-2])
 
 
+class Hidden(nn.Module):
+    config = ModelConfig(name="hidden", num_frames=2, crop_size=(4, 5))
+
+    def forward(self, clip):
+        return hidden_product(functional.relu(clip))
+
+
 def test_operator_of_unknown_cost_is_an_error():
-    class Hidden(nn.Module):
-        config = ModelConfig(name="hidden", num_frames=2, crop_size=(4, 4))
-
-        def forward(self, clip):
-            return hidden_product(functional.relu(clip))
-
     with pytest.raises(UncountedOperatorError, match=r"dualformer_test\.product"):
         count_macs(Hidden())
+
+
+def test_operator_with_a_stated_cost_is_counted():
+    @register_flop_formula(torch.ops.dualformer_test.product)
+    def product_flops(x_shape, out_shape=None, **kwargs):
+        return 2 * math.prod(out_shape) * x_shape[-1]
+
+    try:
+        assert count_macs(Hidden()).by_operator == {"matmul": 3 * 2 * 4 * 4 * 5}
+    finally:
+        del flop_registry[torch.ops.dualformer_test.product]
 
 
 def test_changed_clip_of_a_built_model():
