@@ -79,8 +79,11 @@ def find_grids(runs: Path, names: Iterable[str] = ()) -> list[dict[str, Any]]:
     grids = []
     for name in sorted(set(wanted)):
         manifest = _read_json(paths[name])
-        if manifest is None or not isinstance(manifest.get("runs"), list):
-            raise CollectError(f"'{paths[name]}' is not a grid manifest (JSON with a list 'runs')")
+        listed = manifest.get("runs") if manifest else None
+        if not isinstance(listed, list) or not all(isinstance(run, dict) and "run_id" in run for run in listed):
+            raise CollectError(
+                f"'{paths[name]}' is not a grid manifest: it has no list 'runs' of objects with a 'run_id'"
+            )
         grids.append({**manifest, "grid": name})
     return grids
 
@@ -95,9 +98,9 @@ def collect(
     """
     rows = [_row(runs, expected) for expected in grid["runs"]]
     rows.sort(key=lambda row: [_sortable(row.get(field)) for field in (*_differing(grid), "run_id")])
-    devices = sorted({row[DEVICE] for row in rows if row[DEVICE]})
-    if not devices and any(row["status"] != "missing" for row in rows):
-        devices = ["unknown device"]
+    if all(row["status"] == "missing" for row in rows):
+        return []
+    devices = sorted({row[DEVICE] for row in rows if row[DEVICE]}) or ["unknown device"]
     tables = [(device, [row for row in rows if row[DEVICE] in (device, None)]) for device in devices]
     return [(_manifest(grid, device, members, allow_mixed_commits), members) for device, members in tables]
 
@@ -159,12 +162,7 @@ def _result(folder: Path, run_id: str) -> Row:
         raise CollectError(f"'{path}' is the result of run {result.get('run_id')}, not of {run_id}")
     if result.get("status") not in schema.STATUSES:
         raise CollectError(f"'{path}' has the unknown status {result.get('status')!r}")
-    known = {*schema.IDENTITY, *schema.MEASURED}
-    return {
-        name: value
-        for name, value in result.items()
-        if name in known or (name.startswith(schema.FACTOR_PREFIXES) and isinstance(value, (int, float)))
-    }
+    return _flat(result)
 
 
 def _manifest(grid: Mapping[str, Any], device: str, rows: list[Row], allow_mixed_commits: bool) -> dict[str, Any]:
@@ -174,7 +172,7 @@ def _manifest(grid: Mapping[str, Any], device: str, rows: list[Row], allow_mixed
         counts = ", ".join(f"{count} of {commit}" for commit, count in sorted(commits.items()))
         raise CollectError(
             f"results of {grid['grid']} on {device} come from several commits ({counts}); "
-            "run the older ones again, or pass --allow-mixed-commits"
+            "launch again with --retry ok, or pass --allow-mixed-commits"
         )
     return {
         "schema_version": schema.SCHEMA_VERSION,

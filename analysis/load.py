@@ -16,6 +16,7 @@ from analysis import schema
 
 FOLDER = Path(__file__).resolve().parent
 RESULTS_VARIABLE = "ANALYSIS_RESULTS"
+MANIFEST_FIELDS = ("grid", "device", "device_name", "commits", "dirty", "expected", "finished", "missing", "differs")
 
 
 class LoadError(Exception):
@@ -98,6 +99,9 @@ def _manifest(path: Path) -> dict[str, Any]:
     if manifest.get("schema_version") != schema.SCHEMA_VERSION:
         version = manifest.get("schema_version")
         raise LoadError(f"{path} has schema version {version}; this code knows {schema.SCHEMA_VERSION}")
+    absent = [name for name in MANIFEST_FIELDS if name not in manifest]
+    if absent:
+        raise LoadError(f"{path} lacks the field(s) {', '.join(absent)}")
     return manifest
 
 

@@ -493,7 +493,8 @@ def _latency_name(frame: pd.DataFrame) -> str:
 def _study_line(frame: pd.DataFrame) -> str:
     """What was trained on what, from the configuration of the rows; says when it is a small demonstration."""
     words = []
-    if set(frame.get("data.root", pd.Series(dtype="string")).dropna()) == {"embedded"}:
+    trained = frame["num_videos"].notna().any()
+    if trained and set(frame.get("data.root", pd.Series(dtype="string")).dropna()) == {"embedded"}:
         words.append("Small demonstration cells on generated clips")
     shapes = frame.reindex(columns=["model.num_frames", "model.crop_size"]).dropna().drop_duplicates()
     if len(shapes) == 1:

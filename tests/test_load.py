@@ -67,7 +67,12 @@ def test_what_is_wrong_is_named(path, change, words):
 
 
 @pytest.mark.parametrize(
-    ("text", "words"), [("{", "is not JSON"), (json.dumps({"schema_version": 9}), "has schema version 9")]
+    ("text", "words"),
+    [
+        ("{", "is not JSON"),
+        (json.dumps({"schema_version": 9}), "has schema version 9"),
+        (json.dumps({"schema_version": 1, "grid": "g"}), "lacks the field.s. device, "),
+    ],
 )
 def test_a_bad_manifest_is_refused(path, text, words):
     path.with_suffix(".manifest.json").write_text(text)
