@@ -193,11 +193,14 @@ def test_views_that_do_not_exist_are_refused(tmp_path):
 
 def test_the_embedded_data_set_takes_the_same_path():
     config = DataConfig.from_dict({"embedded": {"num_train": 16, "num_test": 8}})
-    train, test = (VideoDataset(config, split, num_frames=8, crop_size=(32, 32)) for split in ("train", "test"))
+    frames, size = config.embedded.num_frames, config.embedded.size
+    train, test = (
+        VideoDataset(config, split, num_frames=frames, crop_size=(size, size)) for split in ("train", "test")
+    )
     assert (len(train), len(test), len(train.classes)) == (16, 8, 4)
     assert set(train.factors) == {"relation", "motion"}
     assert all(name.startswith(value) for name, value in zip(train.classes, train.factors["relation"]))
-    assert train[0]["clip"].shape == (3, 8, 32, 32)
+    assert train[0]["clip"].shape == (3, frames, size, size)
     assert load_manifest(config).root == train.root
 
 

@@ -15,7 +15,9 @@ needs_recordings = pytest.mark.skipif(not (SHARED / "videos").is_dir(), reason="
 
 
 def recordings(pattern):
-    return [pytest.param(path, id=path.name) for path in sorted((SHARED / "videos").glob(pattern)) if path.is_file()]
+    """Real files that decode within a second."""
+    paths = sorted((SHARED / "videos").glob(pattern))
+    return [pytest.param(path, id=path.name) for path in paths if path.stat().st_size < 1e6]
 
 
 @pytest.mark.parametrize(
@@ -99,6 +101,17 @@ def test_decoders_are_named_for_the_record():
     versions = decoder_versions()
     assert set(versions) == {"decord", "pyav", "ffmpeg"}
     assert all(version[0].isdigit() or version[0] == "n" for version in versions.values())
+
+
+@pytest.mark.data
+@pytest.mark.skipif(not (SHARED / "hockey_fights").is_dir(), reason="no real recordings in ../shared/hockey_fights")
+@pytest.mark.parametrize(("name", "seekable"), [("fi14.avi", True), ("fi42.avi", False)])
+def test_files_that_decord_decodes_to_other_pixels_are_found(name, seekable):
+    """Both have one group of pictures and the right count; only pixels in its middle differ."""
+    path = SHARED / "hockey_fights/test/fight" / name
+    everything = range(inspect_video(path).num_frames)
+    assert inspect_video(path).seekable == seekable
+    assert np.array_equal(read_by_seeking(path, everything), read_in_order(path, everything)) == seekable
 
 
 @pytest.mark.data

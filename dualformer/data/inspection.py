@@ -1,7 +1,8 @@
 """What each file of a data set turned out to hold, found once by decoding it and recorded for every later run.
 
-The record is a file of JSON lines in the cache, one line a video, keyed by path, size and modification time: a changed
-file is inspected anew, an interrupted inspection goes on where it stopped, and several processes may write at once.
+The record is a file of JSON lines in the cache, one line a video. A line holds as long as the file's path, size and
+modification time and the decoders' versions do. An interrupted inspection goes on where it stopped, and several
+processes may write at once.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 
 from dualformer.data.reader import VideoError, VideoInfo, decoder_versions, inspect_video
 
+INSPECTION_VERSION = 2  # raise it when an unchanged file would be judged differently: what is recorded is then void
 PROGRESS_INTERVAL_S = 10
 
 
@@ -88,7 +90,7 @@ def _key(path: Path) -> list[Any] | None:
         status = path.stat()
     except OSError:
         return None
-    return [status.st_size, status.st_mtime_ns, *decoder_versions().values()]
+    return [INSPECTION_VERSION, status.st_size, status.st_mtime_ns, *decoder_versions().values()]
 
 
 def _record_path(root: Path) -> Path:
