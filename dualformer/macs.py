@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from itertools import chain
@@ -53,7 +54,26 @@ class MacCount:
     @property
     def matrix_work(self) -> int:
         """The total without norms: what closed formulas and counters without fvcore's rule give."""
-        return sum(count for name, count in self.by_operator.items() if name in MATRIX_WORK)
+        return _matrix_work(self.by_operator)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingMacs:
+    """Multiply-accumulates of the matrix work of one training step on one clip, head included.
+
+    Attributes:
+        forward: the forward pass.
+        backward: gradients of all weights and activations.
+        recomputation: activations computed a second time; 0 without gradient checkpointing.
+    """
+
+    forward: int
+    backward: int
+    recomputation: int
+
+    @property
+    def total(self) -> int:
+        return self.forward + self.backward + self.recomputation
 
 
 class UncountedOperatorError(RuntimeError):
@@ -86,6 +106,39 @@ def count_macs(model_or_name: nn.Module | str, *, include_head: bool | None = No
     counter = _Counter()
     _run(model, _config(model).clip_shape, counter)
     return _summarise(counter.by_module, type(model).__name__, include_head)
+
+
+def count_training_macs(model_or_name: nn.Module | str, **input: Any) -> TrainingMacs:
+    """Counts the matrix work of one training step on one clip, every weight trained.
+
+    Args:
+        model_or_name: as in `count_macs`; a model is rebuilt from its config.
+        **input: as in `count_macs`; `gradient_checkpointing` decides about recomputation.
+
+    Raises:
+        ConfigError, TypeError, UncountedOperatorError: as `count_macs`.
+    """
+    model = _skeleton(model_or_name, input)
+    forward, rest = _training_step(model)
+    if not getattr(model.config, "gradient_checkpointing", False):
+        return TrainingMacs(forward, rest, 0)
+    _, backward = _training_step(_skeleton(model, {"gradient_checkpointing": False}))
+    return TrainingMacs(forward, backward, rest - backward)
+
+
+def _training_step(model: nn.Module) -> tuple[int, int]:
+    """Matrix work of the forward pass and of all that the backward pass does."""
+    counter = _Counter()
+    clip = torch.empty(1, *model.config.clip_shape, device="meta")
+    with torch.compiler.set_stance("force_eager"), sdpa_kernel(SDPBackend.MATH), counter:
+        logits = model.train()(clip)
+        forward = _matrix_work(counter.by_module["Global"])
+        logits.sum().backward()
+    return forward, _matrix_work(counter.by_module["Global"]) - forward
+
+
+def _matrix_work(by_operator: Mapping[str, int]) -> int:
+    return sum(count for name, count in by_operator.items() if name in MATRIX_WORK)
 
 
 def _skeleton(model_or_name: nn.Module | str, changes: Mapping[str, Any]) -> nn.Module:
@@ -186,8 +239,8 @@ class _Counter(TorchDispatchMode):
         kwargs = kwargs or {}
         packet = func._overloadpacket
         out = SHAPES.get(packet, func)(*args, **kwargs)
-        if packet in NORMS or packet in flop_registry:
-            macs = NORMS[packet](*args) if packet in NORMS else flop_registry[packet](*args, **kwargs, out_val=out) // 2
+        if packet in MACS or packet in flop_registry:
+            macs = MACS[packet](*args) if packet in MACS else flop_registry[packet](*args, **kwargs, out_val=out) // 2
             for module in self.modules.parents:
                 self.by_module[module][OPERATOR_NAMES.get(packet, "matmul")] += macs
         elif not (func.is_view or torch.Tag.pointwise in func.tags or packet in FREE):
@@ -212,17 +265,35 @@ def _batch_norm(x: torch.Tensor, weight: torch.Tensor | None, *_: Any) -> int:
     return x.numel() * (1 if weight is None else 2)
 
 
-NORMS = {
+def _convolution_backward(gradient: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, *rest: Any) -> int:
+    """As many as the forward pass for each of the two gradients that is wanted.
+
+    torch's own formula takes a depth-wise convolution for a dense one.
+    """
+    *_, transposed, _, _, (of_input, of_weight, _) = rest
+    positions = x if transposed else gradient
+    return positions.numel() * math.prod(weight.shape[1:]) * (of_input + of_weight)
+
+
+BATCH_NORMS = (
+    aten.native_batch_norm,
+    aten._native_batch_norm_legit_no_training,
+    aten._batch_norm_no_update,
+    aten.cudnn_batch_norm,
+)
+CONVOLUTIONS = (aten.convolution, aten._convolution, aten.cudnn_convolution, aten.convolution_backward)
+
+# Costs that torch doesn't know or has wrong.
+MACS = {
     aten.native_layer_norm: _layer_norm,
-    aten.native_batch_norm: _batch_norm,
-    aten._native_batch_norm_legit_no_training: _batch_norm,
-    aten._batch_norm_no_update: _batch_norm,
-    aten.cudnn_batch_norm: _batch_norm,
+    aten.convolution_backward: _convolution_backward,
+    **dict.fromkeys(BATCH_NORMS, _batch_norm),
 }
 
 OPERATOR_NAMES = {
-    **{operator: "layer_norm" if operator is aten.native_layer_norm else "batch_norm" for operator in NORMS},
-    **dict.fromkeys((aten.convolution, aten._convolution, aten.cudnn_convolution), "conv"),
+    aten.native_layer_norm: "layer_norm",
+    **dict.fromkeys(BATCH_NORMS, "batch_norm"),
+    **dict.fromkeys(CONVOLUTIONS, "conv"),
     **dict.fromkeys((aten.mm, aten.addmm), "linear"),
 }  # every other counted operator is a batched product, "matmul"
 
@@ -245,6 +316,9 @@ FREE = frozenset(
         *(aten.constant_pad_nd, aten.replication_pad3d, aten.reflection_pad3d),
         *(aten.sum, aten.mean, aten.amax, aten.amin, aten.max, aten.var_mean, aten._softmax, aten._safe_softmax),
         *(aten.avg_pool2d, aten.avg_pool3d, aten._adaptive_avg_pool2d, aten._adaptive_avg_pool3d),
+        *(aten.bernoulli_, aten.rand, aten.new_empty_strided, aten.ones_like, aten.index_put),
+        *(aten.native_layer_norm_backward, aten.native_batch_norm_backward, aten._softmax_backward_data),
+        *(aten.select_backward, aten.slice_backward),
         *(aten.max_pool3d_with_indices, aten.upsample_nearest3d, aten.upsample_trilinear3d, aten.native_dropout),
     }
 )

@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry, register_fl
 
 from dualformer.attention import ATTENTIONS, AttentionConfig
 from dualformer.config import ConfigError
-from dualformer.macs import UncountedOperatorError, count_macs
+from dualformer.macs import UncountedOperatorError, count_macs, count_training_macs
 from dualformer.registry import ModelConfig, create_model, list_models
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "macs.json").read_text())
@@ -246,6 +247,30 @@ def test_operator_with_a_stated_cost_is_counted():
         assert count_macs(Hidden()).by_operator == {"matmul": 3 * 2 * 4 * 4 * 5}
     finally:
         del flop_registry[torch.ops.dualformer_test.product]
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_backward_costs_two_forwards_less_the_gradient_of_the_clip(name):
+    """Every product has two factors and a gradient each; the first convolution needs none of its input."""
+    count = count_training_macs(name, **SMALL[name.split("_")[0]])
+    stem = count_macs(name, include_head=True, **SMALL[name.split("_")[0]])
+    first_conv = next(macs for module, macs in stem.by_module.items() if re.search(r"embed\.proj$", module))
+    assert count.forward == stem.matrix_work
+    assert count.backward == 2 * count.forward - first_conv
+    assert count.recomputation == 0
+
+
+def test_recomputation_repeats_the_blocks_at_most_once():
+    plain = count_training_macs("dualformer_tiny", **SMALL_DUALFORMER)
+    checkpointed = count_training_macs("dualformer_tiny", gradient_checkpointing=True, **SMALL_DUALFORMER)
+    blocks = sum(
+        macs
+        for module, macs in count_macs("dualformer_tiny", **SMALL_DUALFORMER).by_module.items()
+        if re.fullmatch(r"stages\.\d\.blocks\.\d", module)
+    )
+    assert (checkpointed.forward, checkpointed.backward) == (plain.forward, plain.backward)
+    assert 0.5 * blocks < checkpointed.recomputation <= blocks
+    assert checkpointed.total == checkpointed.forward + checkpointed.backward + checkpointed.recomputation
 
 
 def test_changed_clip_of_a_built_model():
