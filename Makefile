@@ -15,7 +15,7 @@ export PYTHONUNBUFFERED := 1
 demo: $(VENV)/installed
 	$(BIN)/python sweeps/launch.py --grid ablations.yaml --runs $(RUNS)
 	$(BIN)/python analysis/collect.py --runs $(RUNS) --out build/results
-	$(BIN)/python analysis/regenerate.py --results build/results --figures build/figures
+	$(BIN)/python analysis/regenerate.py --results build/results analysis/results --figures build/figures
 	@echo "Done. Look at build/figures/report.html, or at the pictures beside it; the runs are in $(RUNS)/."
 
 test: $(VENV)/installed

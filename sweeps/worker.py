@@ -129,7 +129,7 @@ def evaluate(
 
 
 def choose_device(name: str) -> torch.device:
-    """The device for a config's "auto", "cpu" or "cuda"; a CPU where there is no other (`run` refuses it for "cuda")."""
+    """The device for a config's "auto", "cpu" or "cuda"; a CPU where there is no other, which `run` may refuse."""
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
