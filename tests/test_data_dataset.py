@@ -126,9 +126,17 @@ def test_too_many_unusable_videos_are_an_error(tmp_path):
         make(tmp_path)
 
 
+def test_a_class_whose_training_clips_are_all_unusable_is_an_error(tmp_path):
+    write_classes(tmp_path, classes=3)
+    for path in (tmp_path / "class_1").iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(DataError, match="no usable training clip of class class_1"):
+        make(tmp_path, max_failed_share=0.9)
+
+
 def test_a_listed_file_that_is_missing_is_a_failure(tmp_path):
     write_classes(tmp_path, clips=1)
-    rows = ("class_0/clip_0.mp4,a,train", "class_1/clip_0.mp4,b,train", "gone.mp4,b,train", "class_0/clip_0.avi,a,test")
+    rows = ("class_0/clip_0.mp4,a,train", "class_1/clip_0.mp4,b,train", "gone.mp4,b,train", "too.mp4,a,test")
     root = write_manifest(tmp_path, "file,label,split", *rows)
     dataset = make(root, max_failed_share=0.5)
     assert [str(error) for error in dataset.failures] == [f"{root / 'gone.mp4'}: no such file"]
@@ -205,7 +213,7 @@ def test_the_embedded_data_set_takes_the_same_path():
 
 
 def test_files_are_inspected_once(tmp_path, cache, monkeypatch):
-    write_classes(tmp_path, clips=2)
+    write_classes(tmp_path)
     (tmp_path / "class_0" / "empty.mp4").touch()
     options = {"max_failed_share": 1.0, "holdout": 0.5}
     first = make(tmp_path, **options)

@@ -136,7 +136,7 @@ class VideoDataset(torch.utils.data.Dataset):
 
         Raises:
             DataError: the data set can't be used (see `read_manifest` and `Manifest.split`), too many of its videos
-                can't, or frames are smaller than the crop.
+                can't, none of a class can (for training), or frames are smaller than the crop.
         """
         if views is not None and (views[0] < 1 or views[1] not in (1, 3)):
             raise ConfigError(f"views must be at least one clip times 1 or 3 crops, got {views[0]} x {views[1]}")
@@ -148,6 +148,7 @@ class VideoDataset(torch.utils.data.Dataset):
         self.entries = tuple(entry for entry in entries if entry.file in infos)
         self.infos = tuple(infos[entry.file] for entry in self.entries)
         self.num_expected = len(entries)
+        self._check_classes(entries)
         self._check_crop(crop_size)
         self._augment = transforms.TrainTransform(crop_size, config.mean, config.std, config.flip, config.crop_area)
         self._views = transforms.EvalTransform(crop_size, config.mean, config.std, views[1] if views else 1)
@@ -191,6 +192,12 @@ class VideoDataset(torch.utils.data.Dataset):
         frames = read_by_seeking(path, indices) if seek else read_in_order(path, indices)
         # [T, H, W, 3] seen as [T, 3, H, W]: resizing is fastest where the colours of a pixel are neighbours.
         return transforms.resize(torch.from_numpy(frames).permute(0, 3, 1, 2), self.config.resize)
+
+    def _check_classes(self, expected: Sequence[Entry]) -> None:
+        lost = {entry.label for entry in expected} - {entry.label for entry in self.entries}
+        if lost and self.views is None:
+            names = ", ".join(self.classes[label] for label in sorted(lost))
+            raise DataError(f"no usable training clip of class {names}:\n" + "\n".join(map(str, self.failures[:10])))
 
     def _check_crop(self, crop_size: tuple[int, int]) -> None:
         if self.config.crop_area and self.views is None:
