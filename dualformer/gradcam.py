@@ -6,6 +6,9 @@ the average over height and width taken over time as well.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -27,8 +30,7 @@ def gradcam(model: nn.Module, clip: Tensor, target: int | None = None) -> tuple[
         ValueError: the model doesn't classify by pooling `forward_features` (it has a class token), or there is no such
             class.
     """
-    maps: list[Tensor] = []
-    with _recording(model, maps), torch.enable_grad():
+    with _recorded(model) as maps, torch.enable_grad():
         (logits,) = model(clip)
     if not maps:
         raise ValueError(f"{type(model).__name__} classifies by a class token: it has no pooled map for Grad-CAM")
@@ -43,20 +45,17 @@ def gradcam(model: nn.Module, clip: Tensor, target: int | None = None) -> tuple[
     return evidence / evidence.max().clamp_min(torch.finfo(evidence.dtype).tiny), logits.detach()
 
 
-class _recording:
-    """While entered, keeps what the model's `forward_features` returns."""
+@contextlib.contextmanager
+def _recorded(model: nn.Module) -> Iterator[list[Tensor]]:
+    """Gives a list that fills with what the model's `forward_features` returns."""
+    maps, compute = [], model.forward_features
 
-    def __init__(self, model: nn.Module, maps: list[Tensor]) -> None:
-        self.model, self.maps = model, maps
+    def forward_features(clip: Tensor) -> Tensor:
+        maps.append(compute(clip))
+        return maps[-1]
 
-    def __enter__(self) -> None:
-        compute = self.model.forward_features
-
-        def forward_features(clip: Tensor) -> Tensor:
-            self.maps.append(compute(clip))
-            return self.maps[-1]
-
-        self.model.forward_features = forward_features  # an instance attribute shadows the method
-
-    def __exit__(self, *_: object) -> None:
-        del self.model.forward_features
+    model.forward_features = forward_features  # an instance attribute shadows the method
+    try:
+        yield maps
+    finally:
+        del model.forward_features
