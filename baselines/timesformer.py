@@ -44,8 +44,9 @@ class TimeSformerConfig(ViTConfig):
         return TimeSformer(self)
 
 
-def _image_weights(state: State, own: State) -> State:
+def _image_weights(state: State, model: TimeSformer) -> State:
     """ViT to TimeSformer (upstream helpers.py): time attention and its norm start as copies of the spatial ones."""
+    own = model.state_dict()
     entries = dict(state)
     for name, value in state.items():
         copy = name.replace(".attn.", ".temporal_attn.").replace(".norm1.", ".temporal_norm1.")
@@ -96,7 +97,7 @@ class TimeSformer(nn.Module):
 
     published_macs_include_head = True  # tables of the paper and of mmaction2
 
-    position_tables = (
+    clip_sized = (
         PositionTable(name=r"^pos_embed$", grid=lambda config: (1, *config.frame_grid), leading=1),
         PositionTable(name=r"^time_embed$", grid=lambda config: (config.num_frames, 1, 1)),
     )

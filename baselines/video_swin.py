@@ -83,14 +83,13 @@ class VideoSwinConfig(ModelConfig):
         return VideoSwin(self)
 
 
-def _image_weights(state: State, own: State) -> State:
+def _image_weights(state: State, model: VideoSwin) -> State:
     """2D Swin to 3D (upstream's inflation): kernels by `inflate`, bias tables once for every offset in time."""
-    inflated = inflate(state, own)
+    entries = inflate(state, model)
     for name, table in state.items():
-        if name.endswith("relative_position_bias_table") and name in own:
-            repeats = len(own[name]) // len(table)
-            inflated[name] = table.repeat(repeats, 1)
-    return inflated
+        if name.endswith("relative_position_bias_table"):
+            entries[name] = table.repeat(2 * model.config.window_size[0] - 1, 1)
+    return entries
 
 
 class VideoSwin(nn.Module):
@@ -127,7 +126,7 @@ class VideoSwin(nn.Module):
             convert=_image_weights,
         ),
     )
-    position_tables = (
+    clip_sized = (
         PositionTable(
             name=r"relative_position_bias_table$", grid=lambda config: tuple(2 * w - 1 for w in config.window_size)
         ),

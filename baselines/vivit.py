@@ -67,25 +67,27 @@ class ViViTConfig(ViTConfig):
         return ViViT(self)
 
 
-def _merge_qkv(state: State, own: State) -> State:
+def _merge_qkv(state: State, model: ViViT) -> State:
     """Hugging Face keeps queries, keys and values apart; here they are one matrix, in this order."""
     entries = {name: value for name, value in state.items() if not re.search(r"\.attn\.[qkv]\.", name)}
-    for name in own:
+    for name in model.state_dict():
         parts = [name.replace(".qkv.", f".{part}.") for part in "qkv"]
         if ".attn.qkv." in name and all(part in state for part in parts):
             entries[name] = torch.cat([state[part] for part in parts])
     return entries
 
 
-def _image_weights(state: State, own: State) -> State:
+def _image_weights(state: State, model: ViViT) -> State:
     """ViT to ViViT (paper, section 3.4): the 2D kernel at the central frame, positions repeated along time."""
     entries = dict(state)
-    kernel = "patch_embed.proj.weight"
-    entries[kernel] = torch.zeros_like(own[kernel], device="cpu", dtype=state[kernel].dtype)
-    entries[kernel][:, :, own[kernel].shape[2] // 2] = state[kernel]
-    cls, places = state["pos_embed"][:, :1], state["pos_embed"][:, 1:]
-    repeats = (own["pos_embed"].shape[1] - 1) // places.shape[1]
-    entries["pos_embed"] = torch.cat([cls, places.repeat(1, repeats, 1)], dim=1)
+    frames = model.config.tubelet_frames
+    image = state["patch_embed.proj.weight"]
+    kernel = image.new_zeros(*image.shape[:2], frames, *image.shape[2:])
+    kernel[:, :, frames // 2] = image
+    entries["patch_embed.proj.weight"] = kernel
+    if "pos_embed" in state:
+        cls, places = state["pos_embed"][:, :1], state["pos_embed"][:, 1:]
+        entries["pos_embed"] = torch.cat([cls, places.repeat(1, model.config.grid[0], 1)], dim=1)
     return entries
 
 
@@ -127,7 +129,7 @@ class ViViT(nn.Module):
             convert=_image_weights,
         ),
     )
-    position_tables = (PositionTable(name=r"^pos_embed$", grid=lambda config: config.grid, leading=1),)
+    clip_sized = (PositionTable(name=r"^pos_embed$", grid=lambda config: config.grid, leading=1),)
 
     def __init__(self, config: ViViTConfig) -> None:
         super().__init__()

@@ -24,7 +24,7 @@ from torch.utils.checkpoint import checkpoint
 from dualformer.attention import ATTENTIONS, AttentionConfig, Size, check_pattern, window_partition
 from dualformer.config import ConfigError
 from dualformer.registry import ModelConfig
-from dualformer.weights import PositionTable, State, WeightLayout, inflate
+from dualformer.weights import PoolingKernel, PositionTable, State, WeightLayout, inflate
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -131,10 +131,10 @@ class DualFormerConfig(ModelConfig):
         return DualFormer(self)
 
 
-def _image_weights(state: State, own: State) -> State:
+def _image_weights(state: State, model: DualFormer) -> State:
     """2D DualFormer to 3D (upstream's inflation): kernels by `inflate`, the last coarse pooling an average."""
-    entries = inflate(state, own)
-    for name, value in own.items():
+    entries = inflate(state, model)
+    for name, value in model.state_dict().items():
         if name.endswith("levels.coarse.pool.3.weight"):
             entries[name] = torch.full(value.shape, 1 / value[0].numel())
         if name.endswith("levels.coarse.pool.3.bias"):
@@ -177,7 +177,7 @@ class DualFormer(nn.Module):
             convert=_image_weights,
         ),
     )
-    position_tables = (
+    clip_sized = (
         PositionTable(name=r"absolute_position$", grid=lambda config: config.stage_grid(0)),
         *(
             PositionTable(
@@ -188,6 +188,7 @@ class DualFormer(nn.Module):
             )
             for stage in range(4)
         ),
+        PoolingKernel(name=r"\.levels\.(fine\.pool|coarse\.pool\.[03])\.weight$"),
     )
 
     def __init__(self, config: DualFormerConfig) -> None:

@@ -1,7 +1,7 @@
 """Loading weights: recognise a checkpoint's layout by its keys, rename, convert, check, copy, and say what happened.
 
-What a layout looks like is data beside each model (`weight_layouts`), and so is which of its tensors are tables of
-places that may be interpolated to another clip size (`position_tables`). This module knows no model.
+What a layout looks like is data beside each model (`weight_layouts`), and so is which of its weights have a shape that
+follows from the clip size and may be interpolated (`clip_sized`). This module knows no model.
 
 Files are opened without running any code they might carry: `.safetensors`, or torch's own format with `weights_only`.
 """
@@ -51,7 +51,7 @@ class WeightLayout:
         rename: patterns and replacements, applied to every key in this order.
         ignored: patterns of keys, as the checkpoint spells them, that carry nothing to load.
         absent: patterns of the model's names that this layout doesn't carry; they keep their values.
-        convert: called with the renamed entries and the model's own state; returns the entries to load.
+        convert: called with the renamed entries and the model; returns the entries to load.
     """
 
     name: str
@@ -60,15 +60,15 @@ class WeightLayout:
     rename: tuple[tuple[str, str], ...] = ()
     ignored: tuple[str, ...] = ()
     absent: tuple[str, ...] = ()
-    convert: Callable[[State, State], State] | None = None
+    convert: Callable[[State, nn.Module], State] | None = None
 
     def recognises(self, state: Mapping[str, Tensor]) -> bool:
         return any(re.search(self.has, key) and self.ndim in (None, value.ndim) for key, value in state.items())
 
-    def translate(self, state: Mapping[str, Tensor], own: State) -> State:
+    def translate(self, state: Mapping[str, Tensor], model: nn.Module) -> State:
         """Returns the checkpoint's entries under the model's names."""
         renamed = {self._own_name(key): value for key, value in state.items() if not _matches(key, self.ignored)}
-        return self.convert(renamed, own) if self.convert else renamed
+        return self.convert(renamed, model) if self.convert else renamed
 
     def _own_name(self, key: str) -> str:
         for pattern, replacement in self.rename:
@@ -90,33 +90,66 @@ class PositionTable:
     grid: Callable[[Any], Size]
     leading: int = 0
 
-    def resize(self, table: Tensor, like: Tensor, config: ModelConfig) -> Tensor:
-        """Returns `table` interpolated (linear on every axis) to the shape of `like`, the table of `config`.
+    def resize(self, table: Tensor, like: Tensor, config: ModelConfig, learned_by: ModelConfig | None) -> Tensor:
+        """Returns `table` interpolated (linear on every axis) to another clip size, itself if it needn't be.
+
+        Args:
+            table: as the checkpoint has it.
+            like: the table to match in shape.
+            config: of the model that `like` belongs to.
+            learned_by: config of the model that learned `table`; None to tell its grid from its length.
 
         Raises:
-            WeightsError: if the grid that `table` was learned on can't be told from its length.
+            WeightsError: if the grid that `table` was learned on isn't or can't be what its length says.
         """
+        if table.shape == like.shape and (learned_by is None or self.grid(learned_by) == self.grid(config)):
+            return table
         rows = table.reshape(-1, table.shape[-1])
         lead, cells = rows[: self.leading], rows[self.leading :]
-        grid = self._source_grid(table, len(cells), config)
+        candidates = [self.grid(learned_by)] if learned_by else self._likely_grids(table, len(cells), config)
+        grid = next((grid for grid in candidates if math.prod(grid) == len(cells)), None)
+        if grid is None:
+            raise WeightsError(
+                f"can't tell which grid the {len(cells)} cells of a position table come from (tried "
+                f"{', '.join(map(str, candidates))}); give the config of the model that learned it, such as "
+                f"interpolate={{'num_frames': 8, 'crop_size': (112, 112)}}"
+            )
         volume = cells.T.reshape(1, -1, *grid).double()
         resized = functional.interpolate(volume, size=self.grid(config), mode="trilinear", align_corners=False)
         return torch.cat([lead, resized.flatten(2)[0].T.to(table.dtype)]).reshape(like.shape)
 
-    def _source_grid(self, table: Tensor, cells: int, config: ModelConfig) -> Size:
-        """The published grid, else one that differs from the config's only in time, else only in (square) space."""
+    def _likely_grids(self, table: Tensor, cells: int, config: ModelConfig) -> list[Size]:
+        """The grid the table's own axes spell, the published one, ones that differ only in time or (square) space."""
+        if table.ndim == 4:
+            return [tuple(table.shape[:3])]
         t, h, w = self.grid(config)
         published = self.grid(model_config(config.name))
-        candidates = [tuple(table.shape[:-1]), published]
-        if max(t, published[0]) > 1:
-            candidates.append((cells // (h * w), h, w))
-        if max(h, w, *published[1:]) > 1:
-            side = math.isqrt(cells // t)
-            candidates.append((t, side, side))
-        for grid in candidates:
-            if len(grid) == 3 and math.prod(grid) == cells:
-                return grid
-        raise WeightsError(f"can't tell which grid the {cells} cells of a position table come from")
+        side = math.isqrt(cells // t)
+        other_time = [(cells // (h * w), h, w)] if max(t, published[0]) > 1 else []
+        other_space = [(t, side, side)] if max(h, w, *published[1:]) > 1 else []
+        return [published, *other_time, *other_space]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PoolingKernel:
+    """Kernels that pool a map whose size follows from the clip's into tokens whose number doesn't.
+
+    Attributes:
+        name: pattern of the model's names for them.
+    """
+
+    name: str
+
+    def resize(self, kernel: Tensor, like: Tensor, *_: Any) -> Tensor:
+        """Returns `kernel` [C, 1, t, h, w] in the shape of `like`, itself if it has that shape.
+
+        Every weight is spread evenly over its part of the cell and gathered by the parts of the new one, so that a
+        channel's sum is kept: what is the same everywhere pools to the same token.
+        """
+        if kernel.ndim != 5 or kernel.shape == like.shape:
+            return kernel
+        shares = [_shares(old, new) for old, new in zip(kernel.shape[2:], like.shape[2:])]
+        return torch.einsum("oixyz,tx,hy,wz->oithw", kernel.double(), *shares).to(kernel.dtype)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -154,7 +187,7 @@ def load_weights(
     *,
     strict: bool = True,
     replace_head: bool = False,
-    interpolate: bool = False,
+    interpolate: bool | Mapping[str, Any] = False,
 ) -> LoadReport:
     """Loads weights of any layout that the model declares, or none of them.
 
@@ -165,7 +198,9 @@ def load_weights(
         strict: whether a missing or an unexpected entry is an error. A wrong shape always is.
         replace_head: leave the checkpoint's classification head out and keep the model's, whatever its class count.
             Nothing else is affected.
-        interpolate: resize position tables and time embeddings to the model's clip size.
+        interpolate: resize position tables, time embeddings and pooling kernels to the model's clip size. True takes
+            a table to come from the published size, or from one that differs from the model's only in time or only in
+            (square) space; fields of the config that learned it, such as `{"num_frames": 8}`, leave nothing to guess.
 
     Returns:
         What was matched, missing, unexpected, kept and changed; `str(report)` is one line of it.
@@ -177,14 +212,15 @@ def load_weights(
     state = _read(source)
     own = model.state_dict()
     layout = _recognise(model, state)
-    entries = layout.translate(state, own)
+    entries = layout.translate(state, model)
     notes = []
     if replace_head:
         count = len(entries.pop("head.bias", ()))
         entries.pop("head.weight", None)
         notes.append(f"head replaced: the checkpoint's {count} classes left out, {len(own['head.bias'])} start anew")
-    if interpolate:
-        notes += _resize_tables(model, entries, own)
+    if interpolate is not False:
+        learned_by = None if interpolate is True else _changed(model.config, interpolate)
+        notes += _resize(model, entries, own, learned_by)
     report = _compare(layout, entries, own, kept=HEAD if replace_head else (), notes=notes)
     _check(report, entries, own, strict, model)
     model.load_state_dict({name: entries[name] for name in report.matched}, strict=False)
@@ -192,12 +228,13 @@ def load_weights(
     return report
 
 
-def inflate(state: State, own: State) -> State:
+def inflate(state: State, model: nn.Module) -> State:
     """Turns 2D kernels into 3D ones: repeated along time and divided by the number of repeats.
 
     A clip of one repeated frame then gives what the image model gives for that frame. An entry is a 2D kernel where
     it has four dimensions and the model's entry of that name five.
     """
+    own = model.state_dict()
     inflated = dict(state)
     for name, kernel in state.items():
         if kernel.ndim == 4 and name in own and own[name].ndim == 5:
@@ -254,15 +291,25 @@ def _recognise(model: nn.Module, state: State) -> WeightLayout:
     )
 
 
-def _resize_tables(model: nn.Module, entries: State, own: State) -> list[str]:
-    """Resizes in place every position table of another shape; returns what was done."""
+def _changed(config: ModelConfig, changes: Mapping[str, Any]) -> ModelConfig:
+    fields = config.to_dict()
+    return model_config(fields.pop("name"), **{**fields, **changes})
+
+
+def _resize(model: nn.Module, entries: State, own: State, learned_by: ModelConfig | None) -> list[str]:
+    """Fits the entries that follow the clip size to the model's, in place; returns what was done."""
     notes = []
     for name, tensor in entries.items():
-        for table in getattr(model, "position_tables", ()):
-            if name in own and re.search(table.name, name) and tensor.shape != own[name].shape:
-                entries[name] = table.resize(tensor, own[name], model.config)
+        sized = _clip_sized(model, name)
+        if name in own and sized:
+            entries[name] = sized.resize(tensor, own[name], model.config, learned_by)
+            if entries[name] is not tensor:
                 notes.append(f"{name} interpolated from {list(tensor.shape)} to {list(own[name].shape)}")
     return notes
+
+
+def _clip_sized(model: nn.Module, name: str) -> PositionTable | PoolingKernel | None:
+    return next((sized for sized in getattr(model, "clip_sized", ()) if re.search(sized.name, name)), None)
 
 
 def _compare(layout: WeightLayout, entries: State, own: State, kept: tuple[str, ...], notes: list[str]) -> LoadReport:
@@ -286,11 +333,19 @@ def _check(report: LoadReport, entries: State, own: State, strict: bool, model: 
         hints = []
         if set(wrong) & set(HEAD):
             hints.append("replace_head=True loads everything but the head")
-        if any(re.search(table.name, name) for name in wrong for table in getattr(model, "position_tables", ())):
-            hints.append("interpolate=True resizes position tables")
+        if any(_clip_sized(model, name) for name in wrong):
+            hints.append("interpolate=True resizes what follows from the clip size")
         raise WeightsError("; ".join([f"{len(wrong)} entries of another shape{_shown(shapes)}", *hints]))
     if strict and (report.missing or report.unexpected):
         raise WeightsError(f"the checkpoint doesn't fit ({report}); strict=False loads what matches")
+
+
+def _shares(old: int, new: int) -> Tensor:
+    """[new, old]: the share of each of `old` equal parts of an interval that lies in each of its `new` equal parts."""
+    starts_old, starts_new = torch.arange(old) / old, torch.arange(new).unsqueeze(1) / new
+    ends_old, ends_new = (torch.arange(old) + 1) / old, (torch.arange(new).unsqueeze(1) + 1) / new
+    overlap = torch.minimum(ends_old, ends_new) - torch.maximum(starts_old, starts_new)
+    return overlap.clamp(min=0).double() * old
 
 
 def _matches(name: str, patterns: tuple[str, ...]) -> bool:

@@ -54,7 +54,9 @@ def test_macs_equal_a_closed_formula():
     shared = t * n * 16 * 16 * 3 * c + 400 * c
     blocks = {
         # Per block: time attention and its linear layer, attention over frames with their class tokens, the MLP.
-        "divided": t * n * (5 * c * c + 2 * t * c) + t * (n + 1) * (4 * c * c + 2 * (n + 1) * c) + (t * n + 1) * 8 * c * c,
+        "divided": t * n * (5 * c * c + 2 * t * c)
+        + t * (n + 1) * (4 * c * c + 2 * (n + 1) * c)
+        + (t * n + 1) * 8 * c * c,
         "joint": (t * n + 1) * (12 * c * c + 2 * (t * n + 1) * c),
         "space": t * (n + 1) * (12 * c * c + 2 * (n + 1) * c),
     }
@@ -144,7 +146,9 @@ def test_initialisation_is_the_published_one():
 
 
 def test_a_clip_of_another_shape_is_refused_by_name():
-    with pytest.raises(ValueError, match=r"timesformer_joint was built for clips \[B, 3, 4, 32, 48\] and got \[3, 4, 32"):
+    with pytest.raises(
+        ValueError, match=r"timesformer_joint was built for clips \[B, 3, 4, 32, 48\] and got \[3, 4, 32"
+    ):
         tiny("joint")(torch.randn(3, 4, 32, 48))
 
 

@@ -47,7 +47,7 @@ def test_macs_with_the_long_window_of_something_something():
 
 
 def naive_window_attention(module, x):
-    """Each token, alone: who shares its window after the shift without having come round a border, and with what bias."""
+    """Each token alone: who shares its window after the shift, without having come round a border, and at what bias."""
     (batch, *grid, dim), heads = x.shape, module.num_heads
     table = module.relative_position_bias_table
     places = [(t, h, w) for t in range(grid[0]) for h in range(grid[1]) for w in range(grid[2])]
@@ -137,7 +137,9 @@ def test_initialisation_is_the_published_one():
 
 
 def test_a_clip_of_another_shape_is_refused_by_name():
-    with pytest.raises(ValueError, match=r"video_swin_tiny was built for clips \[B, 3, 16, 32, 32\] and got \[2, 3, 16"):
+    with pytest.raises(
+        ValueError, match=r"video_swin_tiny was built for clips \[B, 3, 16, 32, 32\] and got \[2, 3, 16"
+    ):
         tiny()(torch.randn(2, 3, 16, 32, 33))
 
 

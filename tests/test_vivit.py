@@ -102,7 +102,9 @@ def test_gradient_checkpointing_changes_no_gradient():
 
 
 def test_a_clip_of_another_shape_is_refused_by_name():
-    with pytest.raises(ValueError, match=r"vivit_base was built for clips \[B, 3, 8, 32, 48\] and got \[1, 3, 4, 32, 48"):
+    with pytest.raises(
+        ValueError, match=r"vivit_base was built for clips \[B, 3, 8, 32, 48\] and got \[1, 3, 4, 32, 48"
+    ):
         tiny()(torch.randn(1, 3, 4, 32, 48))
 
 
