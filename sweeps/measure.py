@@ -18,7 +18,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-import statistics
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -34,6 +33,7 @@ from dualformer.config import ConfigError
 from dualformer.reference import naive
 from sweeps import machine, quiet
 from sweeps.run_config import MeasureConfig
+from sweeps.timing import Clock, Times, clock_of, quantiles, time_passes
 
 GIB = 2**30
 
@@ -57,47 +57,9 @@ BACKENDS = {
 TOLERANCE = {"float32": 1e-4, "tf32": 1e-2, "float16": 1e-2, "bfloat16": 5e-2}
 """Largest accepted difference of logits from the reference, relative to the reference's largest logit."""
 
-CANARY_RANGE = (1.8, 2.2)
-ASYNCHRONOUS = 2.0
-"""Above this ratio of unsynchronised to synchronised time of a pass the synchronised clock did not wait."""
-ATTEMPTS = 3
-"""How often times are taken again when something speaks against them."""
-
 IDLE_S = 1.0
 BUSY_S = 3.0
 """How long idle and busy power are integrated; NVML's counter moves about ten times a second."""
-
-
-class Clock:
-    """Times work on a CPU, whose operations return when they are done."""
-
-    def now_ms(self) -> float:
-        """Time of the host."""
-        return time.perf_counter_ns() / 1e6
-
-    def synchronize(self) -> None:
-        """Waits until everything that was started is done."""
-
-    def time_ms(self, work: Callable[[], object]) -> float:
-        """Runs `work` and returns the milliseconds until its last operation is done."""
-        begin = self.now_ms()
-        work()
-        return self.now_ms() - begin
-
-
-class CudaClock(Clock):
-    """Times work on a GPU by CUDA events around it, which are waited for."""
-
-    def synchronize(self) -> None:
-        torch.cuda.synchronize()
-
-    def time_ms(self, work: Callable[[], object]) -> float:
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        begin.record()
-        work()
-        end.record()
-        end.synchronize()
-        return begin.elapsed_time(end)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,27 +79,6 @@ class Measurement:
     details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
-@dataclasses.dataclass(frozen=True)
-class Times:
-    """All that was timed of one network, in milliseconds of one forward pass.
-
-    Attributes:
-        warmup_ms: synchronised passes before the times settled.
-        settled: whether they did within the limit.
-        samples_ms: synchronised passes.
-        pass_ms: one pass of many without synchronising between them.
-        canary_ratio: time of two passes over time of one.
-        doubt: why these times must not be believed; "" where nothing speaks against them.
-    """
-
-    warmup_ms: Sequence[float]
-    settled: bool
-    samples_ms: Sequence[float]
-    pass_ms: float
-    canary_ratio: float
-    doubt: str
-
-
 def measure(model: nn.Module, config: MeasureConfig, *, device: str | torch.device, threads: int) -> Measurement:
     """Measures one network at one batch size; waits until no other run of this machine is training or timing.
 
@@ -155,7 +96,7 @@ def measure(model: nn.Module, config: MeasureConfig, *, device: str | torch.devi
         return Measurement("ok", "")
     device = torch.device(device)
     try:
-        with _eval_mode(model.to(device)), _settings(config, device, threads):
+        with eval_mode(model.to(device)), settings(config, device, threads):
             return _measure(model, config, device)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
@@ -164,16 +105,18 @@ def measure(model: nn.Module, config: MeasureConfig, *, device: str | torch.devi
 
 
 def _measure(model: nn.Module, config: MeasureConfig, device: torch.device) -> Measurement:
-    clip = torch.randn(config.batch_size, *model.config.clip_shape, generator=torch.Generator().manual_seed(0)).to(
-        device
-    )
-    wanted = reference_logits(model, clip)
-    clock = CudaClock() if device.type == "cuda" else Clock()
+    clip = random_clip(model, config.batch_size, device)
+    try:
+        wanted = reference_logits(model, clip)
+    except torch.OutOfMemoryError:
+        return Measurement("oom", "the naive reference is out of memory, so nothing was timed")
+    clock = clock_of(device)
     with _compiled(model, config.compile):
-        step = forward_pass(model, clip, config, device)
+        step = forward_pass(model, clip, config)
         first_ms = clock.time_ms(step)
         gate_error = relative_error(step(), wanted)
-        details: dict[str, Any] = {"first_pass_ms": first_ms, "gate_error": gate_error}
+        details: dict[str, Any] = {"gate_error": gate_error}
+        details["compile_s"] = first_ms / 1e3 if config.compile != "off" else None
         tolerance = TOLERANCE["tf32" if config.tf32 and config.precision == "float32" else config.precision]
         if not gate_error <= tolerance:
             reason = f"logits differ from the reference by {gate_error:.1e} of its largest, more than {tolerance:g}"
@@ -182,11 +125,10 @@ def _measure(model: nn.Module, config: MeasureConfig, device: torch.device) -> M
             before = machine.observe(device)
             times = time_passes(step, clock, config)
             after = machine.observe(device)
-            energy_j, energy = energy_per_clip(
-                step, clock, times.pass_ms, config.batch_size, machine.energy_counter(device)
-            )
-    fields: dict[str, float | None] = dict.fromkeys(FIELDS)
-    fields["peak_mem_gib"] = peak_memory(forward_pass(model, clip, config, device), [model, clip], device) / GIB
+            meter = machine.energy_counter(device)
+            energy_j, energy = energy_per_clip(step, clock, times.pass_ms, config.batch_size, meter)
+        fields: dict[str, float | None] = dict.fromkeys(FIELDS)
+        fields["peak_mem_gib"] = peak_memory(step, [model, clip], device) / GIB
     if not times.doubt:
         fields |= time_fields(times, config.batch_size) | {"energy_j_per_clip": energy_j}
     found = machine.flags(before, after, device) + ([] if times.settled else ["times never settled"])
@@ -205,86 +147,6 @@ def time_fields(times: Times, batch_size: int) -> dict[str, float]:
         "latency_ms_p80": p80,
         "throughput_clips_per_s": throughput,
     }
-
-
-def quantiles(samples: Sequence[float], levels: Sequence[float]) -> list[float]:
-    """Quantiles by linear interpolation between the samples."""
-    return torch.tensor(samples, dtype=torch.float64).quantile(torch.tensor(levels, dtype=torch.float64)).tolist()
-
-
-def time_passes(step: Callable[[], object], clock: Clock, config: MeasureConfig) -> Times:
-    """Warms up, then times `config.samples` passes each way; again where something speaks against the clock."""
-    warmup_ms, settled = warm_up(step, clock, config)
-    for _ in range(ATTEMPTS):
-        canary_ratio = canary(step, clock, max(5, config.samples // 4))
-        samples_ms = [clock.time_ms(step) for _ in range(config.samples)]
-        pass_ms = unsynchronised_ms(step, clock, config.samples)
-        doubt = clock_doubt(statistics.median(samples_ms), pass_ms, canary_ratio)
-        if not doubt:
-            break
-    return Times(warmup_ms, settled, samples_ms, pass_ms, canary_ratio, doubt)
-
-
-def warm_up(step: Callable[[], object], clock: Clock, config: MeasureConfig) -> tuple[list[float], bool]:
-    """Runs `step` until its times settle, by the rule of `MeasureConfig`; returns them and whether they did."""
-    times: list[float] = []
-    while len(times) < config.warmup_limit:
-        times.append(clock.time_ms(step))
-        if len(times) >= config.warmup:
-            last, earlier = statistics.median(times[-3:]), statistics.median(times[-6:-3])
-            if abs(last - earlier) <= config.settled * earlier:
-                return times, True
-    return times, False
-
-
-def canary(step: Callable[[], object], clock: Clock, samples: int) -> float:
-    """How many times as long two passes take as one, by medians; an honest clock says two."""
-    times = interleave({"once": step, "twice": lambda: (step(), step())}, clock, samples)
-    return statistics.median(times["twice"]) / statistics.median(times["once"])
-
-
-def interleave(variants: Mapping[str, Callable[[], object]], clock: Clock, samples: int) -> dict[str, list[float]]:
-    """Times several variants in turns, so that drift of the machine hits all alike.
-
-    Args:
-        variants: name -> work, already warmed up.
-        clock: of the device they run on.
-        samples: of each variant; every round starts with another one.
-
-    Returns:
-        Milliseconds of each variant, in the order in which they were taken.
-    """
-    names = list(variants)
-    times: dict[str, list[float]] = {name: [] for name in names}
-    for turn in range(samples):
-        first = turn % len(names)
-        for name in names[first:] + names[:first]:
-            times[name].append(clock.time_ms(variants[name]))
-    return times
-
-
-def unsynchronised_ms(step: Callable[[], object], clock: Clock, passes: int) -> float:
-    """Milliseconds of one of many passes, by the host's time, waiting only at both ends."""
-    clock.synchronize()
-    begin = clock.now_ms()
-    for _ in range(passes):
-        step()
-    clock.synchronize()
-    return (clock.now_ms() - begin) / passes
-
-
-def clock_doubt(latency_ms: float, pass_ms: float, canary_ratio: float) -> str:
-    """Why a clock must not be believed; "" where nothing speaks against it.
-
-    A clock that doesn't wait sees the start of the work and not the work: its latency is far below what a pass takes
-    when many are timed at the ends only, which is the one thing that waiting can't make longer.
-    """
-    low, high = CANARY_RANGE
-    if not low <= canary_ratio <= high:
-        return f"times withheld: two passes took {canary_ratio:.2f} times as long as one, not {low} to {high} times"
-    if pass_ms > ASYNCHRONOUS * latency_ms:
-        return f"times withheld: a pass takes {pass_ms:.3g} ms, a synchronised one {latency_ms:.3g} ms: nobody waited"
-    return ""
 
 
 def energy_per_clip(
@@ -318,13 +180,19 @@ def _power(joules: Callable[[], float], clock: Clock, work: Callable[[], object]
     return (joules() - start) / seconds, seconds
 
 
-def forward_pass(model: nn.Module, clip: Tensor, config: MeasureConfig, device: torch.device) -> Callable[[], Tensor]:
+def random_clip(model: nn.Module, batch_size: int, device: torch.device) -> Tensor:
+    """The same clips every time, [batch_size, 3, T, H, W], made on the CPU."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(batch_size, *model.config.clip_shape, generator=generator).to(device)
+
+
+def forward_pass(module: nn.Module, x: Tensor, config: MeasureConfig) -> Callable[[], Tensor]:
     """What is timed: one forward pass in the configured precision, casts of the weights included."""
     dtype = getattr(torch, config.precision)
 
     def step() -> Tensor:
-        with torch.inference_mode(), torch.autocast(device.type, dtype, enabled=config.precision != "float32"):
-            return model(clip)
+        with torch.inference_mode(), torch.autocast(x.device.type, dtype, enabled=config.precision != "float32"):
+            return module(x)
 
     return step
 
@@ -409,7 +277,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 @contextlib.contextmanager
-def _eval_mode(model: nn.Module) -> Iterator[None]:
+def eval_mode(model: nn.Module) -> Iterator[None]:
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -420,7 +288,7 @@ def _eval_mode(model: nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _settings(config: MeasureConfig, device: torch.device, threads: int) -> Iterator[None]:
+def settings(config: MeasureConfig, device: torch.device, threads: int) -> Iterator[None]:
     """Sets all that is otherwise ambient: threads, TF32, and which attention kernels may run."""
     threads_before = torch.get_num_threads()
     torch.set_num_threads(threads)

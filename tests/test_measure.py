@@ -7,7 +7,7 @@ from torch import nn
 from dualformer.attention import Attention
 from dualformer.config import ConfigError
 from dualformer.registry import ModelConfig, create_model
-from sweeps import machine, measure
+from sweeps import machine, measure, timing
 from sweeps.machine import EnergyCounter
 from sweeps.run_config import MeasureConfig
 
@@ -29,7 +29,7 @@ def model():
     return create_model("dualformer_tiny", **SMALL)
 
 
-class SimulatedDevice(measure.Clock):
+class SimulatedDevice(timing.Clock):
     """A device that works through a queue in simulated time: a pass takes `pass_ms` there and 0.1 ms to start."""
 
     def __init__(self, pass_ms=5.0):
@@ -69,7 +69,7 @@ class ClockThatStands(SimulatedDevice):
 
 def test_honest_clock_is_believed():
     device = SimulatedDevice()
-    times = measure.time_passes(device.step, device, MeasureConfig(samples=8))
+    times = timing.time_passes(device.step, device, MeasureConfig(samples=8))
     assert times.doubt == ""
     assert times.samples_ms == pytest.approx([5.1] * 8)
     assert times.pass_ms == pytest.approx(5.0, rel=0.01)  # starting one pass overlaps with the one before it
@@ -79,12 +79,12 @@ def test_honest_clock_is_believed():
 @pytest.mark.parametrize(("clock", "doubt"), [(ClockThatDoesNotWait, "nobody waited"), (ClockThatStands, "1.00 times")])
 def test_bad_clock_is_noticed(clock, doubt):
     device = clock()
-    assert doubt in measure.time_passes(device.step, device, MeasureConfig()).doubt
+    assert doubt in timing.time_passes(device.step, device, MeasureConfig()).doubt
 
 
 def test_times_of_a_doubted_clock_are_withheld(model, monkeypatch):
-    monkeypatch.setattr(measure, "Clock", lambda: ClockThatStands())
-    monkeypatch.setattr(measure, "unsynchronised_ms", lambda *args: 5.0)
+    monkeypatch.setattr(measure, "clock_of", lambda device: ClockThatStands())
+    monkeypatch.setattr(timing, "unsynchronised_ms", lambda *args: 5.0)
     result = measure.measure(model, MeasureConfig(), device="cpu", threads=1)
     assert result.status == "ok" and "withheld" in result.reason
     assert {name for name, value in result.fields.items() if value is not None} == {"peak_mem_gib"}
@@ -99,7 +99,7 @@ def test_warm_up_lasts_until_times_settle():
         device.pass_ms = next(cooling, 5.0)
         device.step()
 
-    times, settled = measure.warm_up(step, device, MeasureConfig())
+    times, settled = timing.warm_up(step, device, MeasureConfig())
     assert settled
     assert times[-6:] == pytest.approx([10.1, 5.1, 5.1, 5.1, 5.1, 5.1])  # equal medians: one outlier doesn't count
 
@@ -111,14 +111,14 @@ def test_times_that_never_settle_are_noted():
         device.pass_ms *= 1.5
         device.step()
 
-    times, settled = measure.warm_up(step, device, MeasureConfig(warmup_limit=9))
+    times, settled = timing.warm_up(step, device, MeasureConfig(warmup_limit=9))
     assert len(times) == 9 and not settled
 
 
 def test_variants_take_turns():
     order = []
     device = SimulatedDevice()
-    times = measure.interleave({name: lambda name=name: order.append(name) for name in "abc"}, device, 3)
+    times = timing.interleave({name: lambda name=name: order.append(name) for name in "abc"}, device, 3)
     assert "".join(order) == "abcbcacab"
     assert {name: len(values) for name, values in times.items()} == {"a": 3, "b": 3, "c": 3}
 
@@ -139,7 +139,7 @@ def test_measurement_is_complete_and_leaves_no_trace(model):
 
 
 def test_fields_from_times():
-    times = measure.Times([], True, [float(n) for n in range(1, 12)], pass_ms=4.0, canary_ratio=2.0, doubt="")
+    times = timing.Times([], True, [float(n) for n in range(1, 12)], pass_ms=4.0, canary_ratio=2.0, doubt="")
     assert measure.time_fields(times, batch_size=8) == {
         "latency_ms_p20": 3,
         "latency_ms_p50": 6,
@@ -170,7 +170,7 @@ def test_precision_is_what_is_asked_for(model, precision):
     seen = []
     model.head.register_forward_hook(lambda module, inputs, logits: seen.append(logits.dtype))
     clip = torch.zeros(1, *model.config.clip_shape)
-    measure.forward_pass(model.eval(), clip, MeasureConfig(precision=precision), CPU)()
+    measure.forward_pass(model.eval(), clip, MeasureConfig(precision=precision))()
     assert seen == [getattr(torch, precision)]
 
 
@@ -302,6 +302,7 @@ def test_idling_and_set_clocks_are_no_throttling():
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_measurement_on_a_gpu(model):
     config = MeasureConfig(batch_size=2, precision="bfloat16", compile="blocks")
     result = measure.measure(model, config, device="cuda", threads=1)

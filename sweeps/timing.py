@@ -1,0 +1,160 @@
+"""Timing a piece of work so that the number can be believed; knows neither networks nor configs of runs.
+
+A clock is never trusted on its word. The same work twice must take twice as long as once, and a pass that is waited
+for can't be quicker than one of many that are timed at their ends only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+
+from sweeps.run_config import MeasureConfig
+
+CANARY_RANGE = (1.8, 2.2)
+ASYNCHRONOUS = 2.0
+"""Above this ratio of unsynchronised to synchronised time of a pass the synchronised clock did not wait."""
+ATTEMPTS = 3
+"""How often times are taken again when something speaks against them."""
+
+
+class Clock:
+    """Times work on a CPU, whose operations return when they are done."""
+
+    def now_ms(self) -> float:
+        """Time of the host."""
+        return time.perf_counter_ns() / 1e6
+
+    def synchronize(self) -> None:
+        """Waits until everything that was started is done."""
+
+    def time_ms(self, work: Callable[[], object]) -> float:
+        """Runs `work` and returns the milliseconds until its last operation is done."""
+        begin = self.now_ms()
+        work()
+        return self.now_ms() - begin
+
+
+class CudaClock(Clock):
+    """Times work on a GPU by CUDA events around it, which are waited for."""
+
+    def synchronize(self) -> None:
+        torch.cuda.synchronize()
+
+    def time_ms(self, work: Callable[[], object]) -> float:
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
+        work()
+        end.record()
+        end.synchronize()
+        return begin.elapsed_time(end)
+
+
+def clock_of(device: torch.device) -> Clock:
+    """The clock of a device."""
+    return CudaClock() if device.type == "cuda" else Clock()
+
+
+@dataclasses.dataclass(frozen=True)
+class Times:
+    """All that was timed of one network, in milliseconds of one forward pass.
+
+    Attributes:
+        warmup_ms: synchronised passes before the times settled.
+        settled: whether they did within the limit.
+        samples_ms: synchronised passes.
+        pass_ms: one pass of many without synchronising between them.
+        canary_ratio: time of two passes over time of one.
+        doubt: why these times must not be believed; "" where nothing speaks against them.
+    """
+
+    warmup_ms: Sequence[float]
+    settled: bool
+    samples_ms: Sequence[float]
+    pass_ms: float
+    canary_ratio: float
+    doubt: str
+
+
+def quantiles(samples: Sequence[float], levels: Sequence[float]) -> list[float]:
+    """Quantiles by linear interpolation between the samples."""
+    return torch.tensor(samples, dtype=torch.float64).quantile(torch.tensor(levels, dtype=torch.float64)).tolist()
+
+
+def time_passes(step: Callable[[], object], clock: Clock, config: MeasureConfig) -> Times:
+    """Warms up, then times `config.samples` passes each way; again where something speaks against the clock."""
+    warmup_ms, settled = warm_up(step, clock, config)
+    for _ in range(ATTEMPTS):
+        canary_ratio = canary(step, clock, max(5, config.samples // 4))
+        samples_ms = [clock.time_ms(step) for _ in range(config.samples)]
+        pass_ms = unsynchronised_ms(step, clock, config.samples)
+        doubt = clock_doubt(statistics.median(samples_ms), pass_ms, canary_ratio)
+        if not doubt:
+            break
+    return Times(warmup_ms, settled, samples_ms, pass_ms, canary_ratio, doubt)
+
+
+def warm_up(step: Callable[[], object], clock: Clock, config: MeasureConfig) -> tuple[list[float], bool]:
+    """Runs `step` until its times settle, by the rule of `MeasureConfig`; returns them and whether they did."""
+    times: list[float] = []
+    while len(times) < config.warmup_limit:
+        times.append(clock.time_ms(step))
+        if len(times) >= config.warmup:
+            last, earlier = statistics.median(times[-3:]), statistics.median(times[-6:-3])
+            if abs(last - earlier) <= config.settled * earlier:
+                return times, True
+    return times, False
+
+
+def canary(step: Callable[[], object], clock: Clock, samples: int) -> float:
+    """How many times as long two passes take as one, by medians; an honest clock says two."""
+    times = interleave({"once": step, "twice": lambda: (step(), step())}, clock, samples)
+    return statistics.median(times["twice"]) / statistics.median(times["once"])
+
+
+def interleave(variants: Mapping[str, Callable[[], object]], clock: Clock, samples: int) -> dict[str, list[float]]:
+    """Times several variants in turns, so that drift of the machine hits all alike.
+
+    Args:
+        variants: name -> work, already warmed up.
+        clock: of the device they run on.
+        samples: of each variant; every round starts with another one.
+
+    Returns:
+        Milliseconds of each variant, in the order in which they were taken.
+    """
+    names = list(variants)
+    times: dict[str, list[float]] = {name: [] for name in names}
+    for turn in range(samples):
+        first = turn % len(names)
+        for name in names[first:] + names[:first]:
+            times[name].append(clock.time_ms(variants[name]))
+    return times
+
+
+def unsynchronised_ms(step: Callable[[], object], clock: Clock, passes: int) -> float:
+    """Milliseconds of one of many passes, by the host's time, waiting only at both ends."""
+    clock.synchronize()
+    begin = clock.now_ms()
+    for _ in range(passes):
+        step()
+    clock.synchronize()
+    return (clock.now_ms() - begin) / passes
+
+
+def clock_doubt(latency_ms: float, pass_ms: float, canary_ratio: float) -> str:
+    """Why a clock must not be believed; "" where nothing speaks against it.
+
+    A clock that doesn't wait sees the start of the work and not the work: its latency is far below what a pass takes
+    when many are timed at the ends only, which is the one thing that waiting can't make longer.
+    """
+    low, high = CANARY_RANGE
+    if not low <= canary_ratio <= high:
+        return f"times withheld: two passes took {canary_ratio:.2f} times as long as one, not {low} to {high} times"
+    if pass_ms > ASYNCHRONOUS * latency_ms:
+        return f"times withheld: a pass takes {pass_ms:.3g} ms, a synchronised one {latency_ms:.3g} ms: nobody waited"
+    return ""
