@@ -179,16 +179,12 @@ def attention_ablation(frame: pd.DataFrame, table: Table) -> Drawing:
     source = provenance_line([table])
     accuracies = tables.accuracies(frame)
     costs = [name for name in ("gmacs_per_view", "latency_ms_p50") if frame[name].notna().any()]
+    panels = len(accuracies + costs)
+    if not panels:
+        return _nothing(title, source)
     names = list(dict.fromkeys(frame["label"]))
-    figure, axes = _canvas(
-        11.5,
-        2.5 + 0.42 * len(names),
-        title,
-        _study_line(frame),
-        source,
-        widths=[1] * len(accuracies + costs),
-        left=2.15,
-    )
+    height = 2.5 + 0.42 * len(names)
+    figure, axes = _canvas(11.5, height, title, _study_line(frame), source, widths=[1] * panels, left=2.15)
     for axis, column in zip(axes, accuracies):
         _accuracy_panel(axis, frame, names, column)
     for axis, column in zip(axes[len(accuracies) :], costs):
@@ -211,16 +207,19 @@ def cost_growth(lines: dict[str, pd.DataFrame], table: Table) -> Drawing:
     title = "How the cost of attention grows with the clip"
     source = provenance_line([table])
     every = pd.concat(lines.values())
-    measures = {"gmacs_per_view": "GMACs per view", "latency_ms_p50": _latency_name(every),
+    measures = {"gmacs_per_view": "GMACs per view", "gmacs_relative": "GMACs, relative to the\ncheapest pattern",
+                "latency_ms_p50": _latency_name(every),
                 "peak_mem_gib": "peak memory, GiB"}  # fmt: skip
     measures = {column: label for column, label in measures.items() if every[column].notna().any()}
+    drawn = {axis: rows for axis, rows in lines.items() if len(rows)}
+    if not measures:
+        return _nothing(title, source)
     subtitle = (
         "Each line is one attention pattern in the same network; × n is the growth when the last step doubles the axis."
     )
-    drawn = {axis: rows for axis, rows in lines.items() if len(rows)}
     height = 1.8 + 3.1 * len(measures)
-    layout = {"widths": [1] * len(drawn), "rows": len(measures), "wspace": 0.68, "left": 0.85, "right": 2.1}
-    figure, axes = _canvas(12.5, height, title, subtitle, source, **layout)
+    layout = {"widths": [1] * len(drawn), "rows": len(measures), "wspace": 0.8, "left": 0.85, "right": 2.3}
+    figure, axes = _canvas(13, height, title, subtitle, source, **layout)
     for row, (column, label) in enumerate(measures.items()):
         for number, (axis_name, rows) in enumerate(drawn.items()):
             axis = axes[row * len(drawn) + number]
@@ -249,6 +248,13 @@ def provenance_line(results: Iterable[Table], extra: str = "") -> str:
 def _digest(run_ids: Iterable[str]) -> str:
     """A short name for a set of run ids, whatever their order."""
     return "ids " + hashlib.sha256(" ".join(sorted(run_ids)).encode()).hexdigest()[:12]
+
+
+def _nothing(title: str, source: str) -> Drawing:
+    """A figure that says that there is nothing to draw yet."""
+    figure, [axis] = _canvas(9, 3, title, "No run has anything to draw; the list of runs says why.", source, widths=[1])
+    axis.set_axis_off()
+    return Drawing(figure, title, source)
 
 
 def _canvas(
@@ -518,6 +524,8 @@ def _pixels(side: object) -> str:
 def _growth_panel(axis: Axes, rows: pd.DataFrame, axis_name: str, column: str) -> None:
     axis.set_xscale("log", base=2)
     axis.set_yscale("log")
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7) if column == "gmacs_relative" else (1, 2, 5)))
+    axis.yaxis.set_minor_formatter(NullFormatter())
     lines = {label: line.dropna(subset=[column]).drop_duplicates(axis_name) for label, line in rows.groupby("label")}
     lines = {label: line for label, line in lines.items() if len(line)}
     for line in lines.values():
@@ -527,31 +535,33 @@ def _growth_panel(axis: Axes, rows: pd.DataFrame, axis_name: str, column: str) -
     values = sorted(rows[axis_name].unique())
     axis.set_xticks(values, [f"{value:g}" for value in values])
     axis.xaxis.set_minor_formatter(NullFormatter())
-    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
-    axis.yaxis.set_minor_formatter(NullFormatter())
     axis.set_xlabel("frames per clip" if axis_name == "frames" else "side of the frame, pixels")
     axis.grid(True)
     failed = rows[rows["status"] != "ok"]
     if failed[column].isna().any():
-        low, high = axis.get_ylim()
-        axis.set_ylim(low, high * (high / low) ** 0.1)  # room for the crosses
+        axis.set_ymargin(0.15)  # room for the crosses
     _label_ends(axis, lines, axis_name, column)
     _cross_failures(axis, failed, axis_name, column)
 
 
 def _cross_failures(axis: Axes, failed: pd.DataFrame, axis_name: str, column: str) -> None:
-    """A cross for every run that failed: on its line where `column` is known all the same, else at the upper edge."""
-    edge = axis.get_xaxis_transform()
-    for x, rows in failed.groupby(axis_name):
-        for row in rows[rows[column].notna()].itertuples():
-            axis.plot(x, getattr(row, column), "x", color="#111111", markersize=9, markeredgewidth=1.6, zorder=5)
-        unknown = rows[rows[column].isna()]
-        if len(unknown):
-            words = ", ".join(f"{row.label} {row.status}" for row in unknown.itertuples())
-            axis.plot(x, 0.97, "x", color="#111111", markersize=8, markeredgewidth=1.6, transform=edge, clip_on=False)
-            axis.annotate(words, (x, 0.97), (-8, 0), xycoords=edge, textcoords="offset points", ha="right", va="center",
-                          fontsize=7.5, color="#111111")  # fmt: skip
+    """A cross for every run that failed, at the upper edge where its value is unknown; in words in the first row."""
+    style = {"marker": "x", "color": "#111111", "markersize": 8, "markeredgewidth": 1.6, "zorder": 5, "clip_on": False}
+    for row in failed.itertuples():
+        x, value = getattr(row, axis_name), getattr(row, column)
+        if pd.notna(value):
+            axis.plot(x, value, **style)
+        else:
+            axis.plot(x, 0.97, transform=axis.get_xaxis_transform(), **style)
+    if column != "gmacs_per_view":
+        return
+    words = [
+        f"× {label} {status} at {', '.join(f'{x:g}' for x in sorted(rows[axis_name].unique()))}"
+        for (label, status), rows in failed.groupby(["label", "status"])
+    ]
+    axis.text(0.99, 0.02, "\n".join(words), transform=axis.transAxes, ha="right", va="bottom", fontsize=7.5,
+              color="#333333", bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1})  # fmt: skip
 
 
 def _doubling(line: pd.DataFrame, axis_name: str, column: str) -> float:
@@ -564,22 +574,32 @@ def _doubling(line: pd.DataFrame, axis_name: str, column: str) -> float:
 
 def _label_ends(axis: Axes, lines: dict[str, pd.DataFrame], axis_name: str, column: str) -> None:
     """Names each line at its last point, moved apart vertically where lines end close together."""
-    low, high = np.log10(axis.get_ylim())
-    height_pt = axis.get_position().height * axis.figure.get_figheight() * 72
-    floor = -np.inf
-    last = max((line[axis_name].iloc[-1] for line in lines.values()), default=0)
-    for label, line in sorted(lines.items(), key=lambda item: item[1][column].iloc[-1]):
-        x, value = line[[axis_name, column]].iloc[-1]
+    ends = {label: line[[axis_name, column]].iloc[-1].tolist() for label, line in lines.items()}
+    first, last = axis.get_xticks()[[0, -1]]
+    axis.autoscale_view()
+    to_points = 72 / axis.figure.dpi
+    heights = {label: axis.transData.transform(end)[1] * to_points for label, end in ends.items()}
+    column_of_names = sorted((label for label in lines if ends[label][0] == last), key=heights.__getitem__)
+    top = (axis.get_window_extent().y1 - 5) * to_points
+    spread = dict(zip(column_of_names, _spread([heights[label] for label in column_of_names], gap=11, top=top)))
+    for label, line in lines.items():
         factor = _doubling(line, axis_name, column)
-        words = [label, tables.describe(label), f"× {factor:.1f}" if np.isfinite(factor) else ""]
-        place = (np.log10(value) - low) / (high - low) * height_pt
-        offset, side = (-6, 8), "right"
-        if x == last:
-            target = max(place, floor)
-            floor = target + 11
-            offset, side = (8, target - place), "left"
-        axis.annotate("  ".join(filter(None, words)), (x, value), offset, textcoords="offset points", ha=side,
-                      va="center", fontsize=8, color=COLOURS[line["family"].iloc[0]])  # fmt: skip
+        growth = f"× {factor:.1f}" if np.isfinite(factor) and column != "gmacs_relative" else ""
+        offset = (8, spread[label] - heights[label]) if label in spread else (-6, 8)
+        right = label in spread or ends[label][0] == first
+        axis.annotate("  ".join(filter(None, [label, tables.describe(label), growth])), ends[label], offset,
+                      textcoords="offset points", ha="left" if right else "right", va="center",
+                      fontsize=8, color=COLOURS[line["family"].iloc[0]])  # fmt: skip
+
+
+def _spread(heights: Sequence[float], gap: float, top: float) -> list[float]:
+    """Moves ascending heights apart to at least `gap`: upwards, then down again from `top`."""
+    placed: list[float] = []
+    for height in heights:
+        placed.append(max(height, placed[-1] + gap) if placed else height)
+    for index, above in enumerate(reversed(range(len(placed)))):
+        placed[above] = min(placed[above], top - index * gap)
+    return placed
 
 
 def _fixed_line(rows: pd.DataFrame, axis_name: str) -> str:

@@ -194,6 +194,7 @@ def growth(table: Table) -> tuple[dict[str, pd.DataFrame], pd.DataFrame]:
 
     Returns `{"frames": rows, "side_px": rows}` and the excluded rows with a `reason`. Each set of rows varies one of
     the columns `frames`, `side_px` and holds the other at the value with the most points; rows of any status are kept.
+    Their column `gmacs_relative` is the cost in units of the cheapest pattern's on the same clip.
     """
     frame = ablation(table)
     frame["label"] = frame["pattern"].fillna(frame[MODEL])
@@ -204,7 +205,8 @@ def growth(table: Table) -> tuple[dict[str, pd.DataFrame], pd.DataFrame]:
     for axis, fixed in (("frames", "side_px"), ("side_px", "frames")):
         counts = known.groupby(fixed)[axis].nunique()
         rows = known[known[fixed] == counts.idxmax()] if len(counts) and counts.max() > 1 else known.iloc[:0]
-        lines[axis] = rows.sort_values(["label", axis])
+        relative = rows["gmacs_per_view"] / rows.groupby(axis)["gmacs_per_view"].transform("min")
+        lines[axis] = rows.assign(gmacs_relative=relative).sort_values(["label", axis])
     drawn = lines["frames"].index.union(lines["side_px"].index)
     rest = frame.loc[frame.index.difference(drawn)]
     reasons = ["no clip size in the configuration" if pd.isna(row.frames + row.side_px) else "on neither line"

@@ -50,6 +50,19 @@ def test_ablation_without_accuracies_draws_costs(results):
     assert "GMACs per view" in words(plots.attention_ablation(bare, table))
 
 
+def test_a_grid_of_failures_says_that_there_is_nothing_to_draw(tmp_path):
+    failed = {"status": "error", "reason": "no such folder"}
+    synthetic_runs.write_run(tmp_path / "runs", "a" * 12, synthetic_runs.config("LG"), failed)
+    synthetic_runs.write_grid(tmp_path / "runs", "failures", {"a" * 12: {}})
+    collect.main(["--runs", str(tmp_path / "runs"), "--out", str(tmp_path)])
+    [table] = load.load_grid("failures", [tmp_path])
+    for drawing in (
+        plots.attention_ablation(tables.ablation(table), table),
+        plots.cost_growth(tables.growth(table)[0], table),
+    ):
+        assert "No run has anything to draw" in words(drawing)
+
+
 def test_seeds_are_drawn_each_and_their_mean_is_written(tmp_path):
     differs = {}
     for seed, top1 in enumerate((0.6, 0.8)):
@@ -94,9 +107,14 @@ def test_growth_names_lines_and_crosses_out_of_memory(results):
     shown = words(drawing)
     assert "against frames, at 112x112 pixels" in shown
     assert "against resolution, at 16 frames" in shown
-    assert "FF oom" in shown
+    assert "× FF oom at 448" in shown
     # 7.5 GMACs x tokens^1 over 16 -> 64 frames: the windowed line doubles with the frames.
     assert "LL  window  × 2.0" in shown
+
+
+def test_names_of_lines_keep_apart_below_the_top():
+    assert plots._spread([10, 12, 50], gap=11, top=100) == [10, 21, 50]
+    assert plots._spread([80, 85, 90], gap=11, top=92) == [70, 81, 92]
 
 
 def test_footer_names_runs_commit_device_and_date(results, ablation):

@@ -129,6 +129,7 @@ def test_growth_finds_both_lines_and_lists_the_rest(results):
     assert sorted(set(lines["frames"]["frames"])) == [8, 16, 32, 64]
     assert sorted(set(lines["side_px"]["side_px"])) == [56, 112, 224, 448]
     assert "oom" in set(lines["side_px"]["status"])
+    assert lines["frames"].groupby("frames")["gmacs_relative"].min().tolist() == [1, 1, 1, 1]
     assert set(left_out["reason"]) == {"on neither line"}
     drawn = set(lines["frames"]["run_id"]) | set(lines["side_px"]["run_id"])
     assert drawn | set(left_out["run_id"]) == set(results["scaling"].frame["run_id"])
