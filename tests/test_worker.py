@@ -18,14 +18,6 @@ def root(tmp_path_factory):
     return write_bright_and_dark(tmp_path_factory.mktemp("data"))
 
 
-@pytest.fixture(autouse=True)
-def _restore_torch():
-    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    yield
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(deterministic)
-
-
 def run(config, folder):
     run_dir = prepare_run(folder, config)
     execute(run_dir)
