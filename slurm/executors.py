@@ -125,6 +125,7 @@ class SlurmQueue:
     def capacity(self) -> int:
         """How many tasks may be queued now."""
         limit = self._profile.max_submitted or _UNLIMITED
+        self._outstanding = {job_id for job_id in self._outstanding if _squeue.ended(job_id) is None}
         return min(self._max_array_size, max(0, limit - len(self._outstanding)))
 
     def submit(self, tasks: Sequence[Task], token: str, resources: Mapping[str, int | float | None]) -> list[str]:
@@ -150,10 +151,7 @@ class SlurmQueue:
 
     def ended(self, job_id: str) -> str | None:
         """Returns None while a job may run, also while Slurm can't be asked; afterwards how it ended."""
-        cause = _squeue.ended(job_id)
-        if cause is not None:
-            self._outstanding.discard(job_id)
-        return cause
+        return _squeue.ended(job_id)
 
     def cancel(self, job_ids: Sequence[str]) -> None:
         """Cancels jobs, whoever submitted them."""

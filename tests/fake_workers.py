@@ -73,3 +73,11 @@ def preempted_once(folder: Path) -> None:
         (folder / "warned").touch()
         time.sleep(600)
     _finish(folder)
+
+
+def greedy(folder: Path) -> None:
+    """Takes more memory than anyone was promised."""
+    held = []
+    for _ in range(60):
+        held.append(bytearray(os.urandom(1)) * 100_000_000)
+        time.sleep(0.2)

@@ -146,7 +146,7 @@ def test_auto_is_local_where_there_is_no_slurm(tmp_path: Path, monkeypatch: pyte
 
 def test_resolve_names_what_is_missing():
     assert resolve("slurm.task:resolve") is resolve
-    with pytest.raises(ValueError, match="no function 'slurm.task:nothing'"):
+    with pytest.raises(ValueError, match=r"no function 'slurm\.task:nothing'"):
         resolve("slurm.task:nothing")
 
 

@@ -1,0 +1,72 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from slurm.local import process_id
+from sweeps import ledger, status
+from sweeps.record import Result, append_metrics, write_result
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    """A sweep with a run in every state."""
+    names = ("ok", "failed", "new", "sent")
+    listed = [{"run_id": name, "differs": {"seed": index}} for index, name in enumerate(names)]
+    (tmp_path / "some.grid.json").write_text(json.dumps({"grid": "some", "runs": listed}))
+    for row in listed:
+        (tmp_path / row["run_id"]).mkdir()
+    write_result(tmp_path / "ok", Result(run_id="ok", status="ok", top1=0.75))
+    write_result(tmp_path / "failed", Result(run_id="failed", status="oom", reason="no memory\nleft"))
+    ledger.append(tmp_path / "sent", "submit", token="t")
+    ledger.append(tmp_path / "sent", "submitted", token="t", job_id="slurm:12_3")
+    return tmp_path
+
+
+def test_every_run_is_shown_with_state_and_note(runs: Path, capsys: pytest.CaptureFixture):
+    assert status.main(["--runs", str(runs)]) == 0
+    shown = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert shown == [
+        "ok ok 0 seed=0 top-1 0.750",
+        "failed oom 0 seed=1 no memory left",
+        "new waiting 0 seed=2",
+        "sent queued 0 seed=3 slurm:12_3",
+        "some: 4 runs, 1 ok, 1 oom, 1 waiting, 1 queued",
+    ]
+
+
+def test_a_claimed_run_is_running_and_shows_its_step(runs: Path):
+    ledger.append(runs / "sent", "start", token="t", pid=os.getpid(), launcher=process_id(os.getpid()))
+    append_metrics(runs / "sent", {"step": 40, "steps": 100, "loss": 1.0})
+    program = (
+        "import sys; from pathlib import Path; from sweeps import ledger\n"
+        "with ledger.claim(Path(sys.argv[1])): print('in', flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", program, str(runs / "sent")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        holder.stdout.readline()
+        found = status.run_status(runs / "sent")
+        holder.stdin.close()
+    assert (found.state, found.attempt, found.note) == ("running", 1, "step 40/100")
+
+
+def test_a_lost_run_says_why(runs: Path):
+    ledger.append(runs / "sent", "lost", token="t", reason="Slurm says NODE_FAIL")
+    found = status.run_status(runs / "sent")
+    assert (found.state, found.note) == ("lost", "Slurm says NODE_FAIL")
+
+
+def test_nothing_launched_is_said_with_status_2(tmp_path: Path, capsys: pytest.CaptureFixture):
+    assert status.main(["--runs", str(tmp_path)]) == 2
+    assert "no grid" in capsys.readouterr().err
+
+
+def test_it_answers_without_torch(runs: Path):
+    script = Path(status.__file__)
+    program = f"import runpy, sys; sys.argv = ['x', '--runs', {str(runs)!r}]; import sweeps.status as s; s.main()"
+    program += "; assert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=script.parents[1])
+    assert done.returncode == 0, done.stderr
