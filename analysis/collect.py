@@ -204,11 +204,11 @@ def _flat(nested: Mapping[str, Any], prefix: str = "") -> Row:
 
 
 def _cell(value: Any) -> Any:
-    """CSV text: empty for null, JSON for booleans and lists, one line for text."""
+    """CSV text: empty for null, JSON for booleans and lists, one line for text, `~` for the home folder."""
     if value is None:
         return ""
     if isinstance(value, str):
-        return " ".join(value.split())
+        return " ".join(value.replace(str(Path.home()), "~").split())
     return json.dumps(value)
 
 

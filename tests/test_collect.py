@@ -115,6 +115,14 @@ def test_results_without_provenance_are_kept(runs, tmp_path):
     assert len(read(tmp_path / "out" / "ablations" / "unknown-device.csv")) == 9
 
 
+def test_tables_do_not_say_whose_home_folder_it_was(runs, tmp_path):
+    path = runs / "000000000000" / "result.json"
+    reason = f"{Path.home()}/clips/1.mp4 is empty"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "status": "error", "reason": reason}))
+    assert collect.main(["--runs", str(runs), "--out", str(tmp_path / "out")]) == 0
+    assert read(tmp_path / "out/ablations/example-cpu-3000.csv")["000000000000"]["reason"] == "~/clips/1.mp4 is empty"
+
+
 def test_fields_that_only_a_result_knows_are_kept(runs, tmp_path):
     path = runs / "000000000000" / "result.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "temperature_c": 61.5}))
