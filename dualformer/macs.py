@@ -80,6 +80,7 @@ class UncountedOperatorError(RuntimeError):
     """The model ran an operator that is neither counted nor known to be free of matrix work."""
 
 
+@torch.inference_mode(False)  # which would hide what operators are made of
 def count_macs(model_or_name: nn.Module | str, *, include_head: bool | None = None, **input: Any) -> MacCount:
     """Counts the multiply-accumulates of one view in eval mode, without arithmetic.
 
@@ -108,6 +109,7 @@ def count_macs(model_or_name: nn.Module | str, *, include_head: bool | None = No
     return _summarise(counter.by_module, type(model).__name__, include_head)
 
 
+@torch.inference_mode(False)
 def count_training_macs(model_or_name: nn.Module | str, **input: Any) -> TrainingMacs:
     """Counts the matrix work of one training step on one clip, every weight trained.
 
@@ -130,7 +132,7 @@ def _training_step(model: nn.Module) -> tuple[int, int]:
     """Matrix work of the forward pass and of all that the backward pass does."""
     counter = _Counter()
     clip = torch.empty(1, *model.config.clip_shape, device="meta")
-    with torch.compiler.set_stance("force_eager"), sdpa_kernel(SDPBackend.MATH), counter:
+    with _plain(), counter:
         logits = model.train()(clip)
         forward = _matrix_work(counter.by_module["Global"])
         logits.sum().backward()
@@ -159,17 +161,18 @@ def _config(model: nn.Module) -> ModelConfig:
 
 def _run(model: nn.Module, clip_shape: tuple[int, ...], counter: _Counter) -> None:
     """One forward pass of one clip in eval mode, on meta twins of the model's tensors."""
-    tensors = {name: tensor.to("meta") for name, tensor in chain(model.named_parameters(), model.named_buffers())}
+    named = chain(model.named_parameters(), model.named_buffers())
+    tensors = {name: torch.empty_like(tensor, device="meta") for name, tensor in named}
     dtype = next((t.dtype for t in tensors.values() if t.is_floating_point()), torch.get_default_dtype())
     clip = torch.empty(1, *clip_shape, device="meta", dtype=dtype)
-    with _silent(model), torch.no_grad(), _plain(), counter.modules, counter:
+    with _silent(model), _plain(), torch.no_grad(), _LinearAsOneProduct(), counter.modules, counter:
         torch.func.functional_call(model, tensors, (clip,))
 
 
 @contextlib.contextmanager
 def _plain() -> Iterator[None]:
-    """Nothing compiled or fused, so that all matrix work shows as such."""
-    with torch.compiler.set_stance("force_eager"), sdpa_kernel(SDPBackend.MATH), _LinearAsOneProduct():
+    """Nothing compiled or fused, so that matrix work shows as such."""
+    with torch.compiler.set_stance("force_eager"), sdpa_kernel(SDPBackend.MATH):
         yield
 
 

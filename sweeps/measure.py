@@ -96,7 +96,7 @@ def measure(model: nn.Module, config: MeasureConfig, *, device: str | torch.devi
         return Measurement("ok", "")
     device = torch.device(device)
     try:
-        with eval_mode(model.to(device)), settings(config, device, threads):
+        with eval_mode(model.to(device)), settings(config, threads):
             return _measure(model, config, device)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
@@ -288,7 +288,7 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def settings(config: MeasureConfig, device: torch.device, threads: int) -> Iterator[None]:
+def settings(config: MeasureConfig, threads: int) -> Iterator[None]:
     """Sets all that is otherwise ambient: threads, TF32, and which attention kernels may run."""
     threads_before = torch.get_num_threads()
     torch.set_num_threads(threads)

@@ -188,6 +188,15 @@ def test_count_of_a_model_equals_count_by_name_even_compiled():
     assert count_macs(torch.compile(model)) == by_name
 
 
+def test_count_does_not_depend_on_the_callers_context():
+    model = create_model("dualformer_tiny", **SMALL_DUALFORMER)
+    expected = count_macs(model), count_training_macs(model)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        assert (count_macs(model), count_training_macs(model)) == expected
+    with torch.inference_mode():
+        assert count_macs(create_model("dualformer_tiny", **SMALL_DUALFORMER)) == expected[0]
+
+
 def test_head_and_modules_add_up():
     model = create_model("dualformer_tiny", num_classes=7, **SMALL_DUALFORMER)
     without, with_head = count_macs(model), count_macs(model, include_head=True)
