@@ -26,6 +26,9 @@ from dualformer.attention import (
     ShiftedWindowAttention,
 )
 
+QUERIES_AT_ONCE = 4096
+"""Every query has a softmax of its own, so taking some at a time bounds memory and changes nothing else."""
+
 
 def attend(q: Tensor, k: Tensor, v: Tensor, num_heads: int, bias: Tensor | None = None) -> Tensor:
     """Softmax attention written out, one head at a time.
@@ -42,10 +45,14 @@ def attend(q: Tensor, k: Tensor, v: Tensor, num_heads: int, bias: Tensor | None 
     """
     heads = []
     for head, (q_, k_, v_) in enumerate(zip(*(x.chunk(num_heads, dim=-1) for x in (q, k, v)))):
-        logits = q_ @ k_.T / math.sqrt(q_.shape[-1])
-        if bias is not None:
-            logits = logits + bias[head]
-        heads.append(logits.softmax(dim=-1) @ v_)
+        rows = []
+        for start in range(0, len(q_), QUERIES_AT_ONCE):
+            some = slice(start, start + QUERIES_AT_ONCE)
+            logits = q_[some] @ k_.T / math.sqrt(q_.shape[-1])
+            if bias is not None:
+                logits = logits + bias[head, some]
+            rows.append(logits.softmax(dim=-1) @ v_)
+        heads.append(torch.cat(rows))
     return torch.cat(heads, dim=-1)
 
 
