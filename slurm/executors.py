@@ -6,7 +6,7 @@ Every executor has `kind`, `capacity` (how many tasks it takes now), `submit(tas
 
 from __future__ import annotations
 
-import sys
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Protocol
 import submitit
 
 from slurm import queue
-from slurm.local import LocalPool, process_ended
+from slurm.local import ROOT, LocalPool, process_ended
 from slurm.profile import Profile, ProfileError
 from slurm.task import Task
 
@@ -49,12 +49,13 @@ class Executor(Protocol):
     def cancel(self, job_ids: Sequence[str]) -> None: ...
 
 
-def make_executor(kind: str, folder: Path, profile: Profile, *, threads: int = 1) -> Executor:
+def make_executor(kind: str, folder: Path, profile: Profile, *, threads: int = 1, code: Path = ROOT) -> Executor:
     """Returns the executor of a kind of `KINDS`; "auto" is Slurm where `sbatch` answers, else local.
 
     Args:
         folder: takes submitit's files; on a cluster all nodes must see it.
         threads: CPU threads of each task.
+        code: folder that tasks import from.
 
     Raises:
         ProfileError: Slurm was asked for and isn't here.
@@ -64,8 +65,8 @@ def make_executor(kind: str, folder: Path, profile: Profile, *, threads: int = 1
     if kind == "slurm" and not queue.answers():
         raise ProfileError("no Slurm here: sbatch doesn't answer (is SLURM_CONF set?)")
     if kind == "slurm":
-        return SlurmQueue(folder, profile, threads)
-    return LocalPool(folder, profile, threads) if kind == "local" else DebugRunner(folder)
+        return SlurmQueue(folder, profile, threads, code)
+    return LocalPool(folder, profile, threads, code=code) if kind == "local" else DebugRunner(folder)
 
 
 def job_ended(job_id: str) -> str | None:
@@ -110,14 +111,16 @@ class SlurmQueue:
         folder: takes submitit's files, in a folder for each submission, since a new cluster counts jobs from 1 again.
         profile: what to ask of the cluster.
         threads: CPU threads of each process, for `cpus_per_task` where the profile has none.
+        code: folder that tasks import from.
     """
 
     kind = "slurm"
 
-    def __init__(self, folder: Path, profile: Profile, threads: int = 1) -> None:
+    def __init__(self, folder: Path, profile: Profile, threads: int = 1, code: Path = ROOT) -> None:
         self._folder = folder
         self._profile = profile
         self._threads = threads
+        self._code = code
         self._max_array_size = min(profile.max_array_size, queue.max_array_size() or profile.max_array_size)
         self._outstanding: set[str] = set()
 
@@ -173,12 +176,18 @@ class SlurmQueue:
             "signal_delay_s": profile.signal_delay_s,
             "array_parallelism": profile.max_parallel or _UNLIMITED,
             "stderr_to_stdout": True,
-            "setup": [*_environment(self._threads), *profile.setup],
+            "setup": [*self._environment(), *profile.setup],
             "srun_args": ["--kill-on-bad-exit=1"],
             # Without it a node that goes down, or a preemption, would be the end of the job on some clusters.
             "additional_parameters": {"requeue": True, **profile.sbatch},
         }
         return {name: value for name, value in parameters.items() if value is not None}
+
+    def _environment(self) -> list[str]:
+        """Shell lines that let a job import what it should, even where sbatch passes no environment on."""
+        limits = [f"export {name}_NUM_THREADS={self._threads}" for name in ("OMP", "MKL", "OPENBLAS")]
+        path = f"{shlex.quote(str(self._code))}${{PYTHONPATH:+:$PYTHONPATH}}"
+        return [f"export PYTHONPATH={path}", *limits]
 
 
 class _Squeue:
@@ -241,10 +250,3 @@ def _refusal(error: Exception) -> SubmitError:
     message = "; ".join(line.replace("sbatch: error: ", "").strip() for line in lines)
     passing = any(words in message.lower() for words in _PASSING)
     return SubmitError(f"sbatch refused: {message}", passing=passing)
-
-
-def _environment(threads: int) -> list[str]:
-    """Shell lines that let a job import what this process can, even where sbatch passes no environment on."""
-    root = Path(__file__).resolve().parents[1]
-    limits = [f"export {name}_NUM_THREADS={threads}" for name in ("OMP", "MKL", "OPENBLAS")]
-    return [f'export PYTHONPATH="{root}:$PYTHONPATH"', f'export PATH="{Path(sys.executable).parent}:$PATH"', *limits]

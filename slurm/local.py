@@ -21,7 +21,9 @@ from slurm.profile import Profile
 from slurm.task import Task
 
 _KILL_AFTER_S = 10.0
-_ROOT = Path(__file__).resolve().parents[1]
+
+ROOT = Path(__file__).resolve().parents[1]
+"""Of this project, which processes import from unless told otherwise."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,14 +43,18 @@ class LocalPool:
         profile: `max_parallel`, `time_min`, `signal_delay_s`, `max_timeouts` apply.
         threads: CPU threads of each task.
         gpus: names of the GPUs as `CUDA_VISIBLE_DEVICES` takes them; None means all there are.
+        code: folder that tasks import from.
     """
 
     kind = "local"
 
-    def __init__(self, folder: Path, profile: Profile, threads: int = 1, gpus: Sequence[str] | None = None) -> None:
+    def __init__(
+        self, folder: Path, profile: Profile, threads: int = 1, gpus: Sequence[str] | None = None, code: Path = ROOT
+    ) -> None:
         self._folder = folder
         self._profile = profile
         self._threads = threads
+        self._code = code
         gpus = visible_gpus() if gpus is None else gpus
         slots = list(gpus) or [""] * max(1, len(os.sched_getaffinity(0)) // threads)
         if profile.max_parallel and profile.max_parallel > len(slots) and not gpus:
@@ -107,7 +113,7 @@ class LocalPool:
         )
         # submitit hides all GPUs from a job that asks for none, and counts from 0; the slot's name has to come last.
         task = dataclasses.replace(task, mortal=True, env={**task.env, "CUDA_VISIBLE_DEVICES": slot})
-        with environment_variables(**_environment(self._threads)), _deaf_to_ctrl_c():
+        with environment_variables(**_environment(self._threads, self._code)), _deaf_to_ctrl_c():
             job = executor.submit(task)
         job_id = process_id(int(job.job_id))
         self._running[job_id] = _Running(job, slot, folder)
@@ -169,10 +175,10 @@ def _cause(job: submitit.LocalJob[None]) -> str:
     return "the process was killed, by hand or for want of memory"
 
 
-def _environment(threads: int) -> dict[str, str]:
-    """What a process must know before its first import: where this project is, and its share of the cores."""
+def _environment(threads: int, code: Path) -> dict[str, str]:
+    """What a process must know before its first import: where from, and its share of the cores."""
     limits = {f"{name}_NUM_THREADS": str(threads) for name in ("OMP", "MKL", "OPENBLAS")}
-    return {"PYTHONPATH": os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH")))), **limits}
+    return {"PYTHONPATH": os.pathsep.join(filter(None, (str(code), os.environ.get("PYTHONPATH")))), **limits}
 
 
 @contextlib.contextmanager

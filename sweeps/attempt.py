@@ -10,7 +10,7 @@ from pathlib import Path
 from submitit.core.utils import UncompletedJobError
 
 from slurm.task import resolve
-from sweeps import ledger
+from sweeps import ledger, snapshot
 from sweeps.record import RecordError, Result, read_result, utc_now, write_result
 
 WORKER = "sweeps.worker:execute"
@@ -19,13 +19,14 @@ LOG_HEADER = "=== attempt"
 _WAIT_FOR_CLAIM_S = 20.0  # a job that Slurm queued again may start while its last process is still being killed
 
 
-def attempt(run_dir: str, token: str, worker: str = WORKER) -> None:
+def attempt(run_dir: str, token: str, worker: str = WORKER, code: str = "") -> None:
     """Computes a run unless it is finished or another process is at it.
 
     Args:
         run_dir: the run's folder, with its `config.json`.
         token: of the submission, as in the ledger.
         worker: function that takes the folder and writes `result.json`, as "package.module:function".
+        code: hash of the code that was launched; "" for whatever this process runs.
 
     Raises:
         RecordError: the result could not be written; the run counts as not finished.
@@ -38,15 +39,22 @@ def attempt(run_dir: str, token: str, worker: str = WORKER) -> None:
             print(f"{folder.name}: another process is at it")
             return
         if read_result(folder) is None:
-            ledger.append(folder, "start", token=token, pid=os.getpid())
-            print(f"{LOG_HEADER} {utc_now()} on {socket.gethostname()}, process {os.getpid()}", flush=True)
-            _compute(folder, worker)
+            ledger.append(folder, "start", token=token, pid=os.getpid(), node=node(), code=snapshot.code_hash())
+            print(f"{LOG_HEADER} {utc_now()} on {node()}, process {os.getpid()}", flush=True)
+            _compute(folder, worker, code)
         if read_result(folder) is not None:
             ledger.append(folder, "end", token=token)
 
 
-def _compute(folder: Path, worker: str) -> None:
+def node() -> str:
+    """Returns the name of this machine, by which Slurm calls it where Slurm started the process."""
+    return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
+
+
+def _compute(folder: Path, worker: str, code: str) -> None:
     try:
+        if code:
+            snapshot.check(code)
         resolve(worker)(folder)
     except (RecordError, UncompletedJobError):
         raise

@@ -28,10 +28,10 @@ from typing import NoReturn
 from dualformer.config import ConfigError
 from slurm.executors import KINDS, SubmitError, make_executor
 from slurm.profile import ProfileError, load_profile
-from sweeps import ledger
+from sweeps import ledger, snapshot
 from sweeps.attempt import WORKER
 from sweeps.grid import Grid, load_grid
-from sweeps.record import STATUSES, Result, read_result, source_state, utc_now, write_json
+from sweeps.record import STATUSES, Result, read_result, utc_now, write_json
 from sweeps.status import progress
 from sweeps.sweep import SUBMISSIONS, Sweep
 
@@ -55,14 +55,17 @@ def main(arguments: Sequence[str] | None = None, *, worker: str = WORKER) -> int
             _print_plan(grid, options.runs)
             return 0
         threads = max(cell.config.threads for cell in grid.cells)
-        executor = make_executor(options.executor, options.runs / SUBMISSIONS, profile, threads=threads)
+        code = snapshot.take(options.runs)
+        executor = make_executor(options.executor, options.runs / SUBMISSIONS, profile, threads=threads, code=code)
     except (ConfigError, ProfileError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     write_manifest(options.runs, grid)
     for cell in grid.cells:
         put_aside(options.runs / cell.run_id, options.retry)
-    sweep = Sweep(options.runs, grid.cells, executor, profile, worker=worker, announce=_say)
+    # The debug executor stays in this process, and with the code that it has loaded already.
+    expected = "" if executor.kind == "debug" else code.name
+    sweep = Sweep(options.runs, grid.cells, executor, profile, worker=worker, code=expected, announce=_say)
     _say(f"{grid.name}: {len(sweep.cells)} runs, {len(sweep.results)} finished before; {executor.kind} executor")
     try:
         return _launch_and_leave(sweep, grid, executor.kind, typed) if options.no_wait else _follow(sweep)
@@ -100,7 +103,7 @@ def write_manifest(runs: Path, grid: Grid) -> None:
             "description": grid.description,
             "text": grid.text,
             "overrides": dict(grid.overrides),
-            **source_state(),
+            **snapshot.source_state(),
             "launched_utc": utc_now(),
             "runs": list(listed.values()),
         },

@@ -23,6 +23,8 @@ from typing import Any, Literal, get_args
 
 import pydantic
 
+from sweeps import snapshot
+
 SCHEMA_VERSION = 1
 
 MEASUREMENT_VERSION = 1
@@ -31,7 +33,6 @@ MEASUREMENT_VERSION = 1
 Status = Literal["ok", "oom", "error", "timeout", "skipped"]
 STATUSES: tuple[str, ...] = get_args(Status)
 
-_ROOT = Path(__file__).resolve().parents[1]
 _FACTOR = re.compile(r"top1_[a-z0-9_]+")
 
 
@@ -194,7 +195,8 @@ def provenance(*, seed: int, threads: int, device: str) -> dict[str, Any]:
     """
     return {
         "measurement_version": MEASUREMENT_VERSION,
-        **source_state(),
+        **snapshot.source_state(),
+        "code": snapshot.code_hash(),
         "command": shlex.join(sys.orig_argv),
         "seed": seed,
         "device": device,
@@ -207,16 +209,6 @@ def provenance(*, seed: int, threads: int, device: str) -> dict[str, Any]:
         "started_utc": utc_now(),
         "finished_utc": None,
     }
-
-
-def source_state(root: Path = _ROOT) -> dict[str, Any]:
-    """Returns `commit` and `dirty` (whether tracked files differ from it) of a checkout; None where there is none."""
-    try:
-        commit = _output("git", "-C", str(root), "rev-parse", "HEAD")
-        dirty = bool(_output("git", "-C", str(root), "status", "--porcelain", "--untracked-files=no"))
-    except (OSError, subprocess.SubprocessError):
-        return {"commit": None, "dirty": None}
-    return {"commit": commit, "dirty": dirty}
 
 
 def _software() -> dict[str, Any]:

@@ -44,6 +44,7 @@ class Sweep:
         executor: where.
         profile: of that place; `max_attempts` bounds how often a run may die.
         worker: function that computes a run, given its folder.
+        code: hash of the code that jobs must run; "" for any.
         announce: takes every message for people.
 
     Attributes:
@@ -58,6 +59,7 @@ class Sweep:
         profile: Profile,
         *,
         worker: str = WORKER,
+        code: str = "",
         announce: Callable[[str], None] = print,
     ) -> None:
         self.runs = runs
@@ -66,6 +68,7 @@ class Sweep:
         self._executor = executor
         self._profile = profile
         self._worker = worker
+        self._code = code
         self._announce = announce
         self._waiting: dict[str, Cell] = {}
         self._active: dict[str, ledger.Event] = {}
@@ -259,7 +262,7 @@ class Sweep:
     def _task(self, cell: Cell, token: str) -> Task:
         folder = (self.runs / cell.run_id).resolve()
         log = "" if self._executor.kind == "debug" else str(folder / "log")
-        return Task("sweeps.attempt:attempt", (str(folder), token, self._worker), log)
+        return Task("sweeps.attempt:attempt", (str(folder), token, self._worker, self._code), log)
 
 
 def classify(cause: str, log_tail: str) -> tuple[Status, bool]:

@@ -14,7 +14,6 @@ from sweeps.record import (
     provenance,
     read_lines,
     read_result,
-    source_state,
     write_json,
     write_result,
 )
@@ -102,21 +101,6 @@ def test_lines_survive_a_torn_one(tmp_path: Path):
     append_line(path, {"step": 3})
     assert read_lines(path) == [{"step": 1}, {"step": 3}]
     assert read_lines(tmp_path / "missing.jsonl") == []
-
-
-def test_source_state_knows_commit_and_changes(tmp_path: Path):
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(tmp_path), "-c", "user.name=t", "-c", "user.email=t@example.org", *arguments]
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-
-    assert source_state(tmp_path) == {"commit": None, "dirty": None}
-    git("init", "-q")
-    (tmp_path / "a.py").write_text("1\n")
-    git("add", "a.py")
-    git("commit", "-q", "-m", "a")
-    assert source_state(tmp_path) == {"commit": git("rev-parse", "HEAD"), "dirty": False}
-    (tmp_path / "a.py").write_text("2\n")
-    assert source_state(tmp_path)["dirty"] is True
 
 
 def test_provenance_says_what_a_reader_would_ask():
