@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import traceback
 from pathlib import Path
@@ -15,6 +16,8 @@ from sweeps.record import RecordError, Result, read_result, utc_now, write_resul
 
 WORKER = "sweeps.worker:execute"
 LOG_HEADER = "=== attempt"
+CHECKPOINTS = "checkpoints"
+"""Folder of a run for whatever a worker needs to resume; it goes when the run is ok."""
 
 _WAIT_FOR_CLAIM_S = 20.0  # a job that Slurm queued again may start while its last process is still being killed
 
@@ -42,8 +45,10 @@ def attempt(run_dir: str, token: str, worker: str = WORKER, code: str = "") -> N
             ledger.append(folder, "start", token=token, pid=os.getpid(), node=node(), code=snapshot.code_hash())
             print(f"{LOG_HEADER} {utc_now()} on {node()}, process {os.getpid()}", flush=True)
             _compute(folder, worker, code)
-        if read_result(folder) is not None:
+        if (result := read_result(folder)) is not None:
             ledger.append(folder, "end", token=token)
+            if result.status == "ok":
+                shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
 
 
 def node() -> str:

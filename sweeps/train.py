@@ -11,9 +11,7 @@ import contextlib
 import itertools
 import json
 import math
-import os
 import time
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,10 +22,9 @@ from torch.nn import functional
 from torch.utils.data import DataLoader
 
 from dualformer.data.dataset import TrainBatches, VideoDataset, collate
-from sweeps import quiet
+from sweeps import checkpoint, quiet
 from sweeps.run_config import RunConfig, TrainConfig
 
-CHECKPOINT = "checkpoint.pt"
 LOADER_TIMEOUT_S = 300
 
 
@@ -43,17 +40,16 @@ def train(
     Writes a line of `metrics.jsonl` every `train.log_every` steps and a checkpoint every `train.save_every`.
 
     Returns:
-        `final_train_loss` (mean over the last logged steps) and `train_clips_per_s` (of this process, waiting for data
-        included).
+        `final_train_loss` (mean over the last logged steps) and `train_clips_per_s` (waiting for data included).
 
     Raises:
         TrainingError: names the videos of the batch whose loss is not finite, or those that can't be read where they
             are more than `data.max_failed_share`.
     """
     optimizer = torch.optim.AdamW(parameter_groups(model, config.train), lr=config.train.learning_rate)
-    start = load_checkpoint(run_dir / CHECKPOINT, model, optimizer)
+    progress, failures = Progress(run_dir, config.train), set()
+    start = load_checkpoint(run_dir, model, optimizer, progress)
     model.train()
-    progress, failures = Progress(run_dir, config.train, start), set()
     for step, batch in enumerate(batches(dataset, config, start), start):
         failures.update(batch["failures"])
         if len(failures) > config.data.max_failed_share * len(dataset):
@@ -69,7 +65,7 @@ def train(
             raise TrainingError(f"loss is {loss} at step {step} on {', '.join(names(dataset, batch))}")
         progress.step(step, loss, rate, len(batch["label"]))
         if config.train.save_every and (step + 1) % config.train.save_every == 0:
-            save_checkpoint(run_dir / CHECKPOINT, model, optimizer, step + 1)
+            save_checkpoint(run_dir, model, optimizer, progress, step + 1)
     return progress.summary()
 
 
@@ -133,38 +129,35 @@ def batches(dataset: VideoDataset, config: RunConfig, start: int) -> Iterator[di
     return itertools.islice(loader, config.train.steps - start)
 
 
-def save_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
-    """Writes aside, then renames, so that the checkpoint is whole or the one before it."""
-    aside = path.with_suffix(".partial")
-    torch.save({"step": step, "model": model.state_dict(), "optimizer": optimizer.state_dict()}, aside)
-    os.replace(aside, path)
+def save_checkpoint(
+    run_dir: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress, step: int
+) -> None:
+    """Saves all that the steps to come depend on, and the figures so far."""
+    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "progress": progress.state_dict()}
+    checkpoint.save(run_dir, step, state)
 
 
-def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    """Restores model and optimiser; returns the step to go on with, 0 where there is no valid checkpoint."""
-    if not path.exists():
+def load_checkpoint(run_dir: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> int:
+    """Restores what `save_checkpoint` saved; returns the step to go on with, 0 where there is no valid checkpoint."""
+    found = checkpoint.load(run_dir)
+    if found is None:
         return 0
-    try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever a torn file makes of unpickling, training starts anew
-        warnings.warn(f"{path.name} can't be read ({error}); training starts anew", stacklevel=2)
-        return 0
-    model.load_state_dict(saved["model"])
-    optimizer.load_state_dict(saved["optimizer"])
-    return saved["step"]
+    step, state = found
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    progress.load_state_dict(state["progress"])
+    print(f"resumed at step {step}", flush=True)
+    return step
 
 
 class Progress:
     """Means over the steps since the last line, written to `metrics.jsonl` and printed."""
 
-    def __init__(self, run_dir: Path, config: TrainConfig, start: int) -> None:
+    def __init__(self, run_dir: Path, config: TrainConfig) -> None:
         self.run_dir, self.config = run_dir, config
         self.losses: list[float] = []
-        self.clips, self.total_clips = 0, 0
+        self.clips, self.total_clips, self.last_loss = 0, 0, math.nan
         self.began = self.since = time.perf_counter()
-        self.last_loss = math.nan
-        if start:
-            print(f"resumed at step {start} of {config.steps}", flush=True)
 
     def step(self, step: int, loss: float, rate: float, clips: int) -> None:
         """Takes one step's figures."""
@@ -188,7 +181,21 @@ class Progress:
         self.losses, self.clips, self.since = [], 0, now
 
     def summary(self) -> dict[str, float]:
-        elapsed = time.perf_counter() - self.began
+        """Figures of the whole training, the time of lost attempts left out."""
         if not self.total_clips:
             return {}
+        elapsed = time.perf_counter() - self.began
         return {"final_train_loss": self.last_loss, "train_clips_per_s": self.total_clips / elapsed}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs to report as if it had never stopped."""
+        now = time.perf_counter()
+        figures = {name: getattr(self, name) for name in ("losses", "clips", "total_clips", "last_loss")}
+        return {**figures, "losses": list(self.losses), "elapsed": now - self.began, "elapsed_line": now - self.since}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from `state_dict`."""
+        now = time.perf_counter()
+        for name in ("losses", "clips", "total_clips", "last_loss"):
+            setattr(self, name, state[name])
+        self.began, self.since = now - state["elapsed"], now - state["elapsed_line"]

@@ -10,7 +10,7 @@ from dualformer import list_models
 from dualformer.registry import model_config
 from sweeps import train as training
 from sweeps.run_config import TrainConfig
-from sweeps.train import TrainingError, learning_rate, load_checkpoint, parameter_groups, train
+from sweeps.train import TrainingError, learning_rate, parameter_groups, train
 from sweeps.worker import build_datasets, build_model
 from tests.small_run import small_config, write_bright_and_dark
 
@@ -72,16 +72,13 @@ def test_another_seed_changes_the_weights(root, tmp_path):
     assert not torch.equal(one["head.weight"], two["head.weight"])
 
 
-def test_a_torn_checkpoint_is_passed_over_with_a_warning(root, tmp_path):
-    config = small_config(root, train={"save_every": 2})
-    trained(config, tmp_path)
-    checkpoint = tmp_path / training.CHECKPOINT
-    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+def test_a_run_stopped_after_its_last_step_still_reports_its_training(root, tmp_path):
+    config = small_config(root, train={"save_every": 2, "steps": 4})
     model = build_model(config, num_classes=2)
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    with pytest.warns(UserWarning, match="can't be read"):
-        assert load_checkpoint(checkpoint, model, torch.optim.AdamW(model.parameters())) == 0
-    assert_same_bits(before, model.state_dict())
+    train_set, _ = build_datasets(config, model.config)
+    first = train(model, train_set, config, CPU, tmp_path)
+    again = train(build_model(config, num_classes=2), train_set, config, CPU, tmp_path)
+    assert again["final_train_loss"] == first["final_train_loss"] and again["train_clips_per_s"] > 0
 
 
 def test_a_loss_that_is_not_finite_names_step_and_videos(root, tmp_path):
