@@ -258,7 +258,10 @@ class WindowAttention(nn.Module):
 
     def bias(self, batch: int) -> Tensor:
         """Relative bias and mask, [B * windows, M, K, K] where windows are shifted, else [1, M, K, K]."""
-        bias = rearrange(self.relative_position_bias_table[self.bias_index], "q k m -> 1 m q k")
+        table = self.relative_position_bias_table
+        if torch.onnx.is_in_onnx_export():
+            table = table.detach()  # for a mask that needs a gradient the exporter confuses two kernels' strides
+        bias = rearrange(table[self.bias_index], "q k m -> 1 m q k")
         if self.regions is None:
             return bias
         strangers = (self.regions[:, None, :, None] != self.regions[:, None, None, :]).to(bias.dtype)
