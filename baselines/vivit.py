@@ -7,8 +7,8 @@ Hugging Face transformers is the same network, and logits equal it.
 Deviation: the head starts from a truncated normal (standard deviation 0.02), where upstream starts at zero. With zeros
 a fresh model answers every clip alike and no weight but the head's gets a gradient in the first step.
 
-The published 455.2 GMACs per view (Table 2) against 451.5 here. With n = 16 * 14 * 14 + 1 = 3137 tokens, C = 768
-channels, L = 12 blocks of M = 12 heads, the matrix work is
+The published 455.2 GMACs per view (Table 2) against 451.5 of matrix work here. With n = 16 * 14 * 14 + 1 = 3137 tokens,
+C = 768 channels, L = 12 blocks of M = 12 heads, that work is
 
     L * (12 n C^2 + 2 n^2 C)        blocks: projections and MLP, both attention products       447.83 G
     + (n - 1) * (2 * 16 * 16 * 3) C    tubelets                                                  3.70 G
