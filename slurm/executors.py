@@ -15,7 +15,7 @@ from typing import Protocol
 import submitit
 
 from slurm import queue
-from slurm.local import ROOT, LocalPool, process_ended
+from slurm.local import ROOT, LocalPool, end_processes, process_ended
 from slurm.profile import Profile, ProfileError
 from slurm.task import Task
 
@@ -73,6 +73,15 @@ def job_ended(job_id: str) -> str | None:
     """Like `Executor.ended`, for a job of any executor that some other launcher submitted."""
     kind = job_id.partition(":")[0]
     return {"local": process_ended, "slurm": _squeue.ended, "debug": lambda _: "the launcher is gone"}[kind](job_id)
+
+
+def cancel(job_ids: Sequence[str]) -> None:
+    """Ends jobs of any executor, whoever submitted them."""
+    by_kind: dict[str, list[str]] = {"local": [], "slurm": [], "debug": []}
+    for job_id in job_ids:
+        by_kind[job_id.partition(":")[0]].append(job_id)
+    queue.cancel([job_id.partition(":")[2] for job_id in by_kind["slurm"]])
+    end_processes(by_kind["local"])
 
 
 class DebugRunner:

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import psutil
@@ -92,15 +92,7 @@ class LocalPool:
 
     def cancel(self, job_ids: Sequence[str]) -> None:
         """Ends jobs, those of another launcher on this machine included, and waits until they are gone."""
-        deadline = time.monotonic() + _KILL_AFTER_S
-        alive = [job_id for job_id in job_ids if self.ended(job_id) is None]
-        while alive and time.monotonic() < deadline:
-            for job_id in alive:
-                _signal(job_id, signal.SIGTERM)
-            time.sleep(0.2)
-            alive = [job_id for job_id in alive if self.ended(job_id) is None]
-        for job_id in alive:
-            _kill_tree(job_id)
+        end_processes(job_ids, self.ended)
 
     def _start(self, task: Task) -> str:
         slot = self._free.pop(0)
@@ -140,6 +132,16 @@ def process_id(pid: int) -> str:
 def process_ended(job_id: str) -> str | None:
     """Like `LocalPool.ended`, for a process that another launcher of this machine started."""
     return None if _process(job_id) else "the process is gone"
+
+
+def end_processes(job_ids: Sequence[str], ended: Callable[[str], str | None] = process_ended) -> None:
+    """Asks processes of this machine to end, makes those that don't, and waits until all are gone."""
+    deadline = time.monotonic() + _KILL_AFTER_S
+    while alive := [job_id for job_id in job_ids if ended(job_id) is None]:
+        late = time.monotonic() > deadline
+        for job_id in alive:
+            _kill_tree(job_id) if late else _signal(job_id, signal.SIGTERM)
+        time.sleep(0.2)
 
 
 def _process(job_id: str) -> psutil.Process | None:

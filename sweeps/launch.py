@@ -46,8 +46,7 @@ def main(arguments: Sequence[str] | None = None, *, worker: str = WORKER) -> int
         arguments: as typed; None means those of this process.
         worker: function that computes one run, as "package.module:function".
     """
-    typed = list(sys.argv[1:] if arguments is None else arguments)
-    options = _parser().parse_args(typed)
+    options = _parser().parse_args(arguments)
     try:
         grid = load_grid(options.grid, overrides=options.set, only=options.only)
         profile = load_profile(options.profile)
@@ -61,27 +60,18 @@ def main(arguments: Sequence[str] | None = None, *, worker: str = WORKER) -> int
         print(f"error: {error}", file=sys.stderr)
         return 2
     write_manifest(options.runs, grid)
+    write_json(options.runs / f".{grid.name}.launch.json", {"arguments": _again(options), "folder": os.getcwd()})
     for cell in grid.cells:
-        put_aside(options.runs / cell.run_id, options.retry)
+        ledger.put_aside(options.runs / cell.run_id, options.retry)
     # The debug executor stays in this process, and with the code that it has loaded already.
     expected = "" if executor.kind == "debug" else code.name
     sweep = Sweep(options.runs, grid.cells, executor, profile, worker=worker, code=expected, announce=_say)
     _say(f"{grid.name}: {len(sweep.cells)} runs, {len(sweep.results)} finished before; {executor.kind} executor")
     try:
-        return _launch_and_leave(sweep, grid, executor.kind, typed) if options.no_wait else _follow(sweep)
+        return _launch_and_leave(sweep, options, grid, executor.kind) if options.no_wait else _follow(sweep)
     except SubmitError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1 if sweep.active or sweep.results else 2
-
-
-def put_aside(run_dir: Path, statuses: Sequence[str]) -> None:
-    """Makes a finished run of one of these statuses unfinished; its result stays beside as `result.<n>.json`."""
-    result = read_result(run_dir)
-    if result is None or result.status not in statuses:
-        return
-    number = len(list(run_dir.glob("result.*.json"))) + 1
-    ledger.append(run_dir, "retry", status=result.status)
-    os.replace(run_dir / "result.json", run_dir / f"result.{number}.json")
 
 
 def write_manifest(runs: Path, grid: Grid) -> None:
@@ -129,20 +119,35 @@ def _follow(sweep: Sweep) -> int:
     return _summary(sweep, clock)
 
 
-def _launch_and_leave(sweep: Sweep, grid: Grid, kind: str, typed: Sequence[str]) -> int:
+def _launch_and_leave(sweep: Sweep, options: argparse.Namespace, grid: Grid, kind: str) -> int:
     """Submits what a cluster takes now; the rest, and all local runs, are left to a detached launcher."""
     if kind == "slurm":
         sweep.step()
     if sweep.num_waiting:
-        log = sweep.runs / f"{grid.name}.launch.log"
-        command = [sys.executable, str(Path(__file__).resolve()), *(word for word in typed if word != "--no-wait")]
-        with open(log, "ab") as file:
-            process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True
-            )
-        _say(f"the rest is in the hands of process {process.pid}, which writes {log}")
+        process = start_detached(options.runs, grid.name, _again(options))
+        _say(f"the rest is in the hands of process {process}, which writes {options.runs / _log_name(grid.name)}")
     _say(f"{_counts(sweep)}; see python sweeps/status.py --runs {sweep.runs}")
     return 0 if all(result.status == "ok" for result in sweep.results.values()) else 1
+
+
+def start_detached(runs: Path, grid: str, arguments: Sequence[str], cwd: str | None = None) -> int:
+    """Starts a launcher that needs no shell, and returns the number of its process."""
+    command = [sys.executable, str(Path(__file__).resolve()), *arguments]
+    with open(runs / _log_name(grid), "ab") as log:
+        streams = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
+        return subprocess.Popen(command, **streams, cwd=cwd, start_new_session=True).pid
+
+
+def _log_name(grid: str) -> str:
+    return f"{grid}.launch.log"
+
+
+def _again(options: argparse.Namespace) -> list[str]:
+    """The arguments that go on with this launch, without those that were for once."""
+    arguments = ["--grid", options.grid, "--executor", options.executor, "--runs", str(options.runs)]
+    arguments += ["--profile", options.profile] if options.profile else []
+    arguments += ["--set", *options.set] if options.set else []
+    return arguments + (["--only", *options.only] if options.only else [])
 
 
 def _summary(sweep: Sweep, clock: _Clock) -> int:

@@ -9,7 +9,8 @@
     end        that process is through and the result is there
     lost       its job ended without a result, and why
     refused    the cluster did not take the submission
-    stopped    a person ended it (Ctrl-C)
+    stopped    its launcher was ended (Ctrl-C) and ended it too
+    cancelled  a person asked for it not to be computed
     retry      its result was put aside to compute it again
 
 `claim` is a file lock that the process at work holds, so two never compute one run. The system frees it when the
@@ -20,13 +21,14 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from sweeps.record import append_line, read_lines, utc_now
+from sweeps.record import append_line, read_lines, read_result, utc_now
 
 Event = dict[str, Any]
 
@@ -58,11 +60,32 @@ def open_submission(events: list[Event]) -> Event | None:
     return submission
 
 
+def is_cancelled(events: list[Event]) -> bool:
+    """Whether somebody asked for the run not to be computed, and nobody for it afresh since."""
+    asked = [event["event"] for event in events if event["event"] in ("cancelled", "retry")]
+    return asked[-1:] == ["cancelled"]
+
+
 def num_lost(events: list[Event]) -> int:
     """Returns how many attempts ended without a result since the run was last asked for afresh."""
     names = [event["event"] for event in events]
     afresh = max((index for index, name in enumerate(names) if name == "retry"), default=-1)
     return names[afresh + 1 :].count("lost")
+
+
+def put_aside(run_dir: Path, statuses: Sequence[str]) -> bool:
+    """Makes a finished run of one of these statuses unfinished; its result stays beside as `result.<n>.json`.
+
+    Returns:
+        Whether it was such a run.
+    """
+    result = read_result(run_dir)
+    if result is None or result.status not in statuses:
+        return False
+    number = len(list(run_dir.glob("result.*.json"))) + 1
+    append(run_dir, "retry", status=result.status)
+    os.replace(run_dir / "result.json", run_dir / f"result.{number}.json")
+    return True
 
 
 @contextlib.contextmanager

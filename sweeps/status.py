@@ -1,6 +1,7 @@
 """Shows where the runs of a sweep stand, from any shell: `python sweeps/status.py [--grid NAME] [--runs DIR]`.
 
-Reads files only, so it answers at once, also when the launcher is gone; what Slurm says of a job is shown as a hint.
+On a terminal the table stays and is kept up to date until all runs are finished or Ctrl-C; elsewhere it is printed
+once. It comes from files alone, so it answers at once, also when the launcher is gone; what Slurm says is a hint.
 """
 
 from __future__ import annotations
@@ -14,14 +15,20 @@ if not __package__:  # a script's own folder comes first on the path, where its 
 import argparse
 import contextlib
 import dataclasses
+import datetime
 import json
+import shutil
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from slurm import queue
 from sweeps import ledger
-from sweeps.record import read_lines, read_result
+from sweeps.record import STATUSES, read_lines, read_result
+
+_REFRESH_S = 2.0
+_COLUMNS = ("run", "state", "try", "progress", "left", "node", "differs", "note")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,46 +36,53 @@ class RunStatus:
     """Where one run stands.
 
     Attributes:
-        state: the result's status once there is one, before that running, queued, lost or waiting.
+        state: the result's status once there is one; before that running, queued, lost (and not tried again yet), or
+            waiting.
         attempt: how many processes took the run on.
-        note: progress, node, figures or reason.
+        progress: training steps done, of all.
+        left: estimated time until training is through, as h:mm:ss.
+        node: machine of the last attempt.
+        differs: what tells the run from the others of its grid.
+        note: figures, the reason of a failure, or the job and what Slurm says of it.
     """
 
     run_id: str
     state: str
-    attempt: int
-    differs: str
-    note: str
+    attempt: int = 0
+    progress: str = ""
+    left: str = ""
+    node: str = ""
+    differs: str = ""
+    note: str = ""
+
+    @property
+    def finished(self) -> bool:
+        return self.state in STATUSES
 
 
 def run_status(run_dir: Path, differs: str = "", jobs: dict[str, queue.QueuedJob] | None = None) -> RunStatus:
     """Returns where a run stands, by its files; `jobs` is what Slurm says."""
     events = ledger.read(run_dir)
-    attempt = sum(event["event"] == "start" for event in events)
+    starts = [event for event in events if event["event"] == "start"]
+    node = starts[-1].get("node", "") if starts else ""
+    known = RunStatus(run_dir.name, "waiting", len(starts), node=node, differs=differs)
     result = read_result(run_dir)
     if result is not None:
-        top1 = "" if result.top1 is None else f"top-1 {result.top1:.3f}"
-        return RunStatus(run_dir.name, result.status, attempt, differs, " ".join((result.reason or top1).split())[:100])
-    submission = ledger.open_submission(events)
+        figures = "" if result.top1 is None else f"top-1 {result.top1:.3f}"
+        return dataclasses.replace(known, state=result.status, note=" ".join((result.reason or figures).split()))
+    known = dataclasses.replace(known, progress=progress(run_dir))
     if ledger.is_claimed(run_dir):
-        return RunStatus(run_dir.name, "running", attempt, differs, progress(run_dir))
-    if submission is None:
-        lost = [event for event in events if event["event"] == "lost"]
-        note = lost[-1]["reason"] if lost else ""
-        return RunStatus(run_dir.name, "lost" if lost else "waiting", attempt, differs, note)
-    job_id = submission.get("job_id") or "being submitted"
-    job = (jobs or {}).get(job_id.removeprefix("slurm:"))
-    hint = f" ({job.state} {job.node or job.reason})" if job else ""
-    return RunStatus(run_dir.name, "queued", attempt, differs, f"{job_id}{hint}")
+        return dataclasses.replace(known, state="running", left=_time_left(run_dir))
+    if (submission := ledger.open_submission(events)) is not None:
+        return dataclasses.replace(known, state="queued", note=_job_note(submission, jobs))
+    lost = [event["reason"] for event in events if event["event"] == "lost"]
+    return dataclasses.replace(known, state="lost", note=lost[-1]) if lost else known
 
 
 def progress(run_dir: Path) -> str:
-    """Returns how far training is, "" before its first logged step."""
-    lines = read_lines(run_dir / "metrics.jsonl")
-    if not lines or "step" not in lines[-1]:
-        return ""
-    last = lines[-1]
-    return f"step {last['step']}" + (f"/{last['steps']}" if "steps" in last else "")
+    """Returns the training steps done, of all, as "40/500"; "" before the first logged one."""
+    steps = _steps(run_dir)
+    return f"{steps[-1]['step']}/{steps[-1].get('steps', '?')}" if steps else ""
 
 
 def sweep_status(runs: Path, manifest: dict[str, Any], jobs: dict[str, queue.QueuedJob] | None) -> Iterator[RunStatus]:
@@ -83,25 +97,74 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--grid", help="only this grid (default: all that were launched)")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where run folders are (default: runs)")
+    parser.add_argument("--once", action="store_true", help="print the table once, on a terminal too")
     options = parser.parse_args(arguments)
     name = Path(options.grid).name.removesuffix(".yaml") if options.grid else "*"
-    manifests = sorted(options.runs.glob(f"{name}.grid.json"))
-    if not manifests:
+    if not any(options.runs.glob(f"{name}.grid.json")):
         print(f"error: no grid '{name}' was launched into '{options.runs}'", file=sys.stderr)
         return 2
-    jobs = queue.jobs()
-    for path in manifests:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        _print_table(manifest["grid"], list(sweep_status(options.runs, manifest, jobs)))
+    tables = _read(options.runs, name)
+    if not sys.stdout.isatty() or options.once:
+        print("\n".join(_lines(tables)))
+        return 0
+    with contextlib.suppress(KeyboardInterrupt):
+        while True:
+            _redraw(_lines(tables))
+            if all(row.finished for rows in tables.values() for row in rows):
+                break
+            time.sleep(_REFRESH_S)
+            tables = _read(options.runs, name)
     return 0
 
 
-def _print_table(grid: str, rows: Sequence[RunStatus]) -> None:
-    width = max((len(row.differs) for row in rows), default=0)
-    for row in rows:
-        print(f"{row.run_id}  {row.state:8} {row.attempt:3}  {row.differs:{width}}  {row.note}".rstrip())
-    counts = Counter(row.state for row in rows)
-    print(f"{grid}: {len(rows)} runs, {', '.join(f'{count} {state}' for state, count in counts.most_common())}")
+def _read(runs: Path, pattern: str) -> dict[str, list[RunStatus]]:
+    jobs = queue.jobs()
+    tables = {}
+    for path in sorted(runs.glob(f"{pattern}.grid.json")):
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        tables[manifest["grid"]] = list(sweep_status(runs, manifest, jobs))
+    return tables
+
+
+def _lines(tables: dict[str, list[RunStatus]]) -> list[str]:
+    lines = []
+    for grid, rows in tables.items():
+        cells = [_COLUMNS, *(tuple(str(value) for value in dataclasses.astuple(row)) for row in rows)]
+        used = [index for index in range(len(_COLUMNS)) if any(row[index] for row in cells[1:])]
+        widths = {index: max(len(row[index]) for row in cells) for index in used}
+        lines += ["  ".join(f"{row[index]:{widths[index]}}" for index in used).rstrip() for row in cells]
+        counts = Counter(row.state for row in rows)
+        lines.append(f"{grid}: {len(rows)} runs, {', '.join(f'{count} {state}' for state, count in counts.items())}")
+    return lines
+
+
+def _redraw(lines: Sequence[str]) -> None:
+    """Draws over the last table; more runs than the terminal has lines leave the first ones out."""
+    columns, rows = shutil.get_terminal_size()
+    shown = [line[:columns] for line in lines[-(rows - 1) :]]
+    print("\033[H\033[J" + "\n".join(shown), flush=True)
+
+
+def _steps(run_dir: Path) -> list[dict[str, Any]]:
+    return [line for line in read_lines(run_dir / "metrics.jsonl") if "step" in line]
+
+
+def _time_left(run_dir: Path) -> str:
+    """By the pace of the last logged steps; evaluation comes on top."""
+    steps = _steps(run_dir)
+    if not steps or not steps[-1].get("clips_per_s") or "steps" not in steps[-1]:
+        return ""
+    batch_size = json.loads((run_dir / "config.json").read_text(encoding="utf-8"))["train"]["batch_size"]
+    seconds = (steps[-1]["steps"] - steps[-1]["step"]) * batch_size / steps[-1]["clips_per_s"]
+    return str(datetime.timedelta(seconds=round(seconds)))
+
+
+def _job_note(submission: ledger.Event, jobs: dict[str, queue.QueuedJob] | None) -> str:
+    job_id = submission.get("job_id")
+    if job_id is None:
+        return "being submitted"
+    job = (jobs or {}).get(job_id.removeprefix("slurm:"))
+    return f"{job_id} {job.state} {job.node or job.reason}".strip() if job else job_id
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from slurm.executors import Executor, SubmitError, find_submission, job_ended
 from slurm.local import process_ended, process_id
@@ -23,8 +23,13 @@ from slurm.profile import Profile
 from slurm.task import Task
 from sweeps import ledger
 from sweeps.attempt import LOG_HEADER, WORKER
-from sweeps.grid import Cell
 from sweeps.record import Result, Status, read_result, write_json, write_result
+
+if TYPE_CHECKING:  # it brings torch along, which looking after a sweep can do without
+    from sweeps.grid import Cell
+
+CANCELLED = "cancelled on request"
+"""Reason of a run that `python -m sweeps cancel` ended."""
 
 SUBMISSIONS = ".submissions"
 """Folder in the runs folder that takes submitit's files."""
@@ -179,6 +184,8 @@ class Sweep:
         latest = ledger.open_submission(events)
         if latest is None or latest["token"] != submission["token"]:
             return None  # the process or another launcher noted already how it went
+        if ledger.is_cancelled(events):
+            return write_final(folder, "skipped", CANCELLED)
         ledger.append(folder, "lost", token=submission["token"], reason=cause)
         tail = self._last_words(folder, submission)
         status, final = classify(cause, tail)
@@ -187,10 +194,7 @@ class Sweep:
             self._announce(f"{run_id}: attempt {lost} of {self._profile.max_attempts} was lost: {cause}")
             return None
         reason = f"{cause}; {'its log ends: ' + tail if tail else 'it left no log'} (attempt {lost})"
-        with ledger.claim(folder, wait_s=5) as taken:
-            if taken and read_result(folder) is None:
-                write_result(folder, Result(run_id=run_id, status=status, reason=reason))
-        return read_result(folder)
+        return write_final(folder, status, reason)
 
     def _last_words(self, folder: Path, submission: ledger.Event) -> str:
         """End of what the last attempt printed, and of what Slurm's own programs added outside the run's log."""
@@ -263,6 +267,14 @@ class Sweep:
         folder = (self.runs / cell.run_id).resolve()
         log = "" if self._executor.kind == "debug" else str(folder / "log")
         return Task("sweeps.attempt:attempt", (str(folder), token, self._worker, self._code), log)
+
+
+def write_final(run_dir: Path, status: Status, reason: str, *, wait_s: float = 5.0) -> Result | None:
+    """Makes a result of a run that has none and that no process is at; returns the result there is then."""
+    with ledger.claim(run_dir, wait_s=wait_s) as taken:
+        if taken and read_result(run_dir) is None:
+            write_result(run_dir, Result(run_id=run_dir.name, status=status, reason=reason))
+    return read_result(run_dir)
 
 
 def classify(cause: str, log_tail: str) -> tuple[Status, bool]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import math
 import time
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ from torch.utils.data import DataLoader
 
 from dualformer.data.dataset import TrainBatches, VideoDataset, collate
 from sweeps import checkpoint, quiet
+from sweeps.record import append_metrics
 from sweeps.run_config import RunConfig, TrainConfig
 
 LOADER_TIMEOUT_S = 300
@@ -175,8 +175,7 @@ class Progress:
             "lr": rate,
             "clips_per_s": self.clips / (now - self.since),
         }
-        with open(self.run_dir / "metrics.jsonl", "a") as file:
-            file.write(json.dumps(line) + "\n")
+        append_metrics(self.run_dir, line)
         print("step {step}/{steps}  loss {loss:.4f}  {clips_per_s:.0f} clips/s".format(**line), flush=True)
         self.losses, self.clips, self.since = [], 0, now
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from submitit.core.utils import UncompletedJobError
 from torch import nn
 
 from dualformer.config import ConfigError
@@ -49,6 +50,8 @@ def execute(run_dir: Path) -> None:
         outcome.update(run(config, device, run_dir))
     except torch.OutOfMemoryError as error:
         outcome.update(status="oom", reason=first_line(error))
+    except UncompletedJobError:  # submitit's way to end a job that met its time limit too often: no result of ours
+        raise
     except EXPECTED_ERRORS as error:
         outcome.update(status="error", reason=str(error))
     except Exception as error:

@@ -1,12 +1,12 @@
 import json
 import os
+import pty
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from slurm.local import process_id
 from sweeps import ledger, status
 from sweeps.record import Result, append_metrics, write_result
 
@@ -30,6 +30,7 @@ def test_every_run_is_shown_with_state_and_note(runs: Path, capsys: pytest.Captu
     assert status.main(["--runs", str(runs)]) == 0
     shown = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     assert shown == [
+        "run state try differs note",
         "ok ok 0 seed=0 top-1 0.750",
         "failed oom 0 seed=1 no memory left",
         "new waiting 0 seed=2",
@@ -39,8 +40,9 @@ def test_every_run_is_shown_with_state_and_note(runs: Path, capsys: pytest.Captu
 
 
 def test_a_claimed_run_is_running_and_shows_its_step(runs: Path):
-    ledger.append(runs / "sent", "start", token="t", pid=os.getpid(), launcher=process_id(os.getpid()))
-    append_metrics(runs / "sent", {"step": 40, "steps": 100, "loss": 1.0})
+    ledger.append(runs / "sent", "start", token="t", pid=1, node="node7")
+    append_metrics(runs / "sent", {"step": 40, "steps": 100, "loss": 1.0, "clips_per_s": 16.0})
+    (runs / "sent" / "config.json").write_text(json.dumps({"train": {"batch_size": 32}}))
     program = (
         "import sys; from pathlib import Path; from sweeps import ledger\n"
         "with ledger.claim(Path(sys.argv[1])): print('in', flush=True); sys.stdin.read()"
@@ -50,13 +52,28 @@ def test_a_claimed_run_is_running_and_shows_its_step(runs: Path):
         holder.stdout.readline()
         found = status.run_status(runs / "sent")
         holder.stdin.close()
-    assert (found.state, found.attempt, found.note) == ("running", 1, "step 40/100")
+    assert (found.state, found.attempt, found.node) == ("running", 1, "node7")
+    assert (found.progress, found.left) == ("40/100", "0:02:00")
 
 
 def test_a_lost_run_says_why(runs: Path):
     ledger.append(runs / "sent", "lost", token="t", reason="Slurm says NODE_FAIL")
     found = status.run_status(runs / "sent")
     assert (found.state, found.note) == ("lost", "Slurm says NODE_FAIL")
+
+
+def test_on_a_terminal_the_table_stays_until_all_is_finished(runs: Path):
+    command = [sys.executable, str(Path(status.__file__)), "--runs", str(runs)]
+    terminal, side = pty.openpty()
+    with subprocess.Popen(command, stdout=side, stderr=side) as process:
+        os.close(side)
+        shown = os.read(terminal, 1 << 16).decode()
+        assert process.poll() is None, "there are unfinished runs to watch"
+        for name in ("new", "sent"):
+            write_result(runs / name, Result(run_id=name, status="ok"))
+        assert process.wait(30) == 0
+    os.close(terminal)
+    assert shown.startswith("\033[H") and "queued" in shown
 
 
 def test_nothing_launched_is_said_with_status_2(tmp_path: Path, capsys: pytest.CaptureFixture):
