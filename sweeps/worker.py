@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import random
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,8 @@ def execute(run_dir: Path) -> None:
     write_json(run_dir / "provenance.json", circumstances)
     outcome: dict[str, Any] = {}
     try:
-        outcome.update(run(config, device, run_dir))
+        for fields in run(config, device, run_dir):
+            outcome |= fields
     except torch.OutOfMemoryError as error:
         outcome.update(status="oom", reason=first_line(error))
     except UncompletedJobError:  # submitit's way to end a job that met its time limit too often: no result of ours
@@ -63,10 +65,11 @@ def execute(run_dir: Path) -> None:
     write_result(run_dir, Result(run_id=run_dir.name, **outcome))
 
 
-def run(config: RunConfig, device: torch.device, run_dir: Path) -> dict[str, Any]:
-    """Counts, times, trains and evaluates one model; returns the fields of its result.
+def run(config: RunConfig, device: torch.device, run_dir: Path) -> Iterator[dict[str, Any]]:
+    """Counts, times, trains and evaluates one model; yields the fields of its result as they become known.
 
-    A network that doesn't fit or doesn't compute what its reference does is not trained.
+    What was found before a failure is thus part of the failed run's row. A network that doesn't fit or doesn't compute
+    what its reference does is not trained.
     """
     if config.device == "cuda" and device.type != "cuda":
         raise ConfigError("device is 'cuda' and this machine has none")
@@ -75,15 +78,14 @@ def run(config: RunConfig, device: torch.device, run_dir: Path) -> dict[str, Any
     if trained:
         train_set, test_set = build_datasets(config, model.config)
         model = build_model(config, num_classes=len(train_set.classes))
-    fields = describe(model, config)
+    yield describe(model, config)
     model.to(device)
     measured = measure(model, config.measure, device=device, threads=config.threads)
     write_json(run_dir / "measurement.json", measured.details)
-    fields |= {"status": measured.status, "reason": measured.reason, **measured.fields}
+    yield {"status": measured.status, "reason": measured.reason, **measured.fields}
     if trained and measured.status == "ok":
-        fields |= train(model, train_set, config, device, run_dir)
-        fields |= evaluate(model, test_set, config, device, run_dir)
-    return fields
+        yield train(model, train_set, config, device, run_dir)
+        yield evaluate(model, test_set, config, device, run_dir)
 
 
 def build_model(config: RunConfig, num_classes: int) -> nn.Module:

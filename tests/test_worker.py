@@ -93,6 +93,8 @@ def test_what_is_raised_inside_becomes_status_and_reason(root, tmp_path, monkeyp
     _, result = run(small_config(root), tmp_path)
     assert result.status == status
     assert result.reason.startswith(reason)
+    assert result.gmacs_per_view > 0, "what was found before the failure is kept"
+    assert result.top1 is None
 
 
 def test_a_result_that_can_not_be_written_leaves_the_run_unfinished(root, tmp_path, monkeypatch):
