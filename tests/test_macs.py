@@ -16,8 +16,8 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry, register_fl
 
 from dualformer.attention import ATTENTIONS, AttentionConfig
 from dualformer.config import ConfigError
-from dualformer.macs import UncountedOperatorError, count_macs, count_training_macs
-from dualformer.registry import ModelConfig, create_model, list_models
+from dualformer.macs import UncountedOperatorError, closed_form, count_macs, count_training_macs
+from dualformer.registry import ModelConfig, create_model, list_models, model_config
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "macs.json").read_text())
 
@@ -61,6 +61,29 @@ def test_closed_formula_of_every_attention_equals_count(letter, grid):
     )
     attention = ATTENTIONS[letter](config).eval()
     assert attention.macs() == count_macs(Wrapped(attention, grid)).matrix_work
+
+
+@pytest.mark.parametrize("pattern", ["LG", "LS", "GG", "DD", "FF", "LGF"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"num_frames": 16, "crop_size": 160, "position": "none", "mlp_ratio": 3.0},
+        {"num_frames": 9, "crop_size": (50, 70), "pooling": "average", "share_kv": False},
+        {
+            "depths": (1, 3, 2),
+            "embed_dims": (32, 48, 80),
+            "num_heads": (1, 3, 5),
+            **dict.fromkeys(("fine_sizes", "coarse_sizes"), ((2, 3, 4),) * 3),
+        },
+    ],
+    ids=["published", "shorter", "odd", "other"],
+)
+def test_closed_form_of_the_network_equals_count(pattern, changes):
+    config = model_config("dualformer_tiny", attention=pattern, **changes)
+    for include_head in (False, True):
+        count = count_macs("dualformer_tiny", attention=pattern, include_head=include_head, **changes)
+        assert closed_form(config, include_head=include_head) == count.matrix_work
 
 
 class Wrapped(nn.Module):
