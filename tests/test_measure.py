@@ -7,7 +7,7 @@ from torch import nn
 from dualformer.attention import Attention
 from dualformer.config import ConfigError
 from dualformer.registry import ModelConfig, create_model
-from sweeps import machine, measure, timing
+from sweeps import machine, max_batch, measure, timing
 from sweeps.machine import EnergyCounter
 from sweeps.run_config import MeasureConfig
 
@@ -299,6 +299,19 @@ def test_disturbed_timings_are_flagged(device, after, expected):
 def test_idling_and_set_clocks_are_no_throttling():
     assert machine.throttle_reasons(0x1 | 0x2 | 0x10 | 0x100) == []
     assert machine.throttle_reasons(0x4 | 0x40) == ["software power cap", "hardware thermal slowdown"]
+
+
+@pytest.mark.parametrize("capacity", [0, 1, 2, 37, 63, 64, 65, 100, 1000])
+def test_largest_batch_is_found(capacity):
+    tried = []
+    found = max_batch.largest(lambda size: (tried.append(size), size <= capacity)[1], limit=100)
+    assert found == min(capacity, 100)
+    assert max(tried, default=0) <= 100 and len(tried) <= 14
+
+
+def test_largest_batch_of_a_cpu_is_not_searched(model):
+    with pytest.raises(ValueError, match="CPU"):
+        max_batch.max_batch(model, MeasureConfig(), device="cpu")
 
 
 @pytest.mark.gpu
