@@ -12,7 +12,7 @@ from submitit.core.utils import UncompletedJobError
 
 from slurm.task import resolve
 from sweeps import ledger, snapshot
-from sweeps.record import RecordError, Result, read_result, utc_now, write_result
+from sweeps.record import RecordError, Result, is_disk_full, read_result, utc_now, write_result
 
 WORKER = "sweeps.worker:execute"
 LOG_HEADER = "=== attempt"
@@ -41,10 +41,12 @@ def attempt(run_dir: str, token: str, worker: str = WORKER, code: str = "") -> N
             ledger.append(folder, "busy", token=token)
             print(f"{folder.name}: another process is at it")
             return
-        if read_result(folder) is None:
-            ledger.append(folder, "start", token=token, pid=os.getpid(), node=node(), code=snapshot.code_hash())
-            print(f"{LOG_HEADER} {utc_now()} on {node()}, process {os.getpid()}", flush=True)
-            _compute(folder, worker, code)
+        if read_result(folder) is not None:
+            ledger.append(folder, "found", token=token)
+            return
+        ledger.append(folder, "start", token=token, pid=os.getpid(), node=node(), code=snapshot.code_hash())
+        print(f"{LOG_HEADER} {utc_now()} on {node()}, process {os.getpid()}", flush=True)
+        _compute(folder, worker, code)
         if (result := read_result(folder)) is not None:
             ledger.append(folder, "end", token=token)
             if result.status == "ok":
@@ -64,6 +66,8 @@ def _compute(folder: Path, worker: str, code: str) -> None:
     except (RecordError, UncompletedJobError):
         raise
     except Exception as error:
+        if is_disk_full(error):
+            raise
         traceback.print_exc()
         reason = f"{type(error).__name__}: {error}"
         write_result(folder, Result(run_id=folder.name, status="error", reason=reason))

@@ -31,12 +31,13 @@ from slurm.profile import ProfileError, load_profile
 from sweeps import ledger, snapshot
 from sweeps.attempt import WORKER
 from sweeps.grid import Grid, load_grid
-from sweeps.record import STATUSES, Result, read_result, utc_now, write_json
+from sweeps.record import STATUSES, Result, is_disk_full, read_result, utc_now, write_json
 from sweeps.status import progress
 from sweeps.sweep import SUBMISSIONS, Sweep
 
 _POLL_S = 0.25
 _REPORT_EVERY_S = 15.0
+_FULL_DISK_S = 5.0
 
 
 def main(arguments: Sequence[str] | None = None, *, worker: str = WORKER) -> int:
@@ -106,7 +107,7 @@ def _follow(sweep: Sweep) -> int:
     try:
         with _termination_as_interrupt():
             while not sweep.done:
-                for run_id in sweep.step():
+                for run_id in _step(sweep):
                     _say(f"[{clock}] {_row(sweep, run_id)}")
                 if clock.due():
                     _say(f"[{clock}] {_counts(sweep)}")
@@ -117,6 +118,18 @@ def _follow(sweep: Sweep) -> int:
         _say(f"stopped: {_counts(sweep)}; the same command goes on from here")
         return 1
     return _summary(sweep, clock)
+
+
+def _step(sweep: Sweep) -> list[str]:
+    """One step, after waiting for room on a full disk."""
+    while True:
+        try:
+            return sweep.step()
+        except OSError as error:
+            if not is_disk_full(error):
+                raise
+            _say(f"{error}; trying again in {_FULL_DISK_S:.0f} s")
+            time.sleep(_FULL_DISK_S)
 
 
 def _launch_and_leave(sweep: Sweep, options: argparse.Namespace, grid: Grid, kind: str) -> int:

@@ -7,6 +7,7 @@
     start      a process took the run on: attempt, job, machine
     busy       a process found another one at it and left
     end        that process is through and the result is there
+    found      a process found the result there already
     lost       its job ended without a result, and why
     refused    the cluster did not take the submission
     stopped    its launcher was ended (Ctrl-C) and ended it too
@@ -35,7 +36,7 @@ Event = dict[str, Any]
 _FILE = "ledger.jsonl"
 
 
-_CLOSING = frozenset({"busy", "end", "lost", "refused", "stopped"})
+_CLOSING = frozenset({"busy", "end", "found", "lost", "refused", "stopped"})
 
 
 def append(run_dir: Path, event: str, **facts: Any) -> None:

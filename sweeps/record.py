@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import errno
 import importlib.metadata
 import json
 import os
@@ -99,6 +100,11 @@ class Result(pydantic.BaseModel):
     def to_dict(self) -> dict[str, Any]:
         """Returns plain JSON data."""
         return self.model_dump()
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether an error says that the disk or a quota is full, which passes: no result of a run."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def write_result(run_dir: Path, result: Result) -> None:

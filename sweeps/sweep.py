@@ -143,8 +143,8 @@ class Sweep:
             return False
         if result is None and ledger.is_claimed(folder):
             return False
-        del self._active[run_id]
         result = result or self._after_loss(run_id, submission, cause or "the job has ended")
+        del self._active[run_id]
         if result is None:
             self._waiting[run_id] = self.cells[run_id]
             return False
@@ -245,15 +245,18 @@ class Sweep:
             self._not_before = time.monotonic() + _RETRY_REFUSED_S
             return False
         for index, (cell, job_id) in enumerate(zip(chosen, job_ids, strict=True)):
-            ledger.append(self.runs / cell.run_id, "submitted", token=token, job_id=job_id)
             self._active[cell.run_id] = {**facts, "index": index, "job_id": job_id}
             del self._waiting[cell.run_id]
+        for cell, job_id in zip(chosen, job_ids, strict=True):
+            ledger.append(self.runs / cell.run_id, "submitted", token=token, job_id=job_id)
         return True
 
     def _still_missing(self, cell: Cell) -> bool:
         """Whether a waiting run still is: another launcher may have been faster."""
         folder = self.runs / cell.run_id
         result, submission = read_result(folder), ledger.open_submission(ledger.read(folder))
+        if submission and submission["launcher"] == self._launcher:
+            submission = None  # our own, noted before a full disk stopped us from carrying it out
         if result is None and submission is None:
             return True
         del self._waiting[cell.run_id]

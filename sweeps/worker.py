@@ -26,7 +26,7 @@ from dualformer.macs import count_macs
 from dualformer.registry import ModelConfig, create_model
 from sweeps.evaluate import predict, score, write_predictions
 from sweeps.measure import measure
-from sweeps.record import Result, provenance, utc_now, write_json, write_result
+from sweeps.record import Result, is_disk_full, provenance, utc_now, write_json, write_result
 from sweeps.run_config import RunConfig
 from sweeps.train import TrainingError, train
 
@@ -38,7 +38,7 @@ def execute(run_dir: Path) -> None:
     """Runs the config in `run_dir` and writes its result, of any status.
 
     Raises:
-        RecordError: the result could not be written; the run counts as not finished.
+        OSError: the disk is full; the run counts as not finished.
     """
     run_dir = Path(run_dir)
     config = RunConfig.from_dict(json.loads((run_dir / "config.json").read_text()))
@@ -57,6 +57,8 @@ def execute(run_dir: Path) -> None:
     except EXPECTED_ERRORS as error:
         outcome.update(status="error", reason=str(error))
     except Exception as error:
+        if is_disk_full(error):
+            raise
         traceback.print_exc()
         place = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{Path(place.filename).name}:{place.lineno}"
