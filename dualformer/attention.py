@@ -146,7 +146,7 @@ class LocalWindowAttention(Attention):
     def forward(self, x: Tensor) -> Tensor:
         windows = self.to_windows(self.qkv(x))  # [B * windows, K, 3C]
         q, k, v = windows.chunk(3, dim=-1)
-        out = self.from_windows(self.attend(q, k, v, self.bias(len(x))))
+        out = self.from_windows(self.attend(q, k, v, self.bias(x.shape[0])))
         return self.proj_drop(self.proj(out))
 
     def to_windows(self, x: Tensor) -> Tensor:
@@ -186,7 +186,10 @@ class LocalWindowAttention(Attention):
             mask = (self.regions[:, :, None] == self.regions[:, None, :]).unsqueeze(1).repeat(batch, 1, 1, 1)
         if not self.config.relative_bias:
             return mask
-        bias = rearrange(self.bias_table[self.bias_index], "q k m -> 1 m q k")
+        table = self.bias_table
+        if torch.onnx.is_in_onnx_export():
+            table = table.detach()  # for a mask that needs a gradient the exporter confuses two kernels' strides
+        bias = rearrange(table[self.bias_index], "q k m -> 1 m q k")
         return bias if mask is None else bias.masked_fill(~mask, -math.inf)
 
     def macs(self) -> int:
