@@ -21,6 +21,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader
 
 from dualformer.data.dataset import TrainBatches, VideoDataset, collate
+from dualformer.optim import parameter_groups
 from sweeps import checkpoint, quiet
 from sweeps.record import append_metrics
 from sweeps.run_config import RunConfig, TrainConfig
@@ -46,7 +47,9 @@ def train(
         TrainingError: names the videos of the batch whose loss is not finite, or those that can't be read where they
             are more than `data.max_failed_share`.
     """
-    optimizer = torch.optim.AdamW(parameter_groups(model, config.train), lr=config.train.learning_rate)
+    optimizer = torch.optim.AdamW(
+        parameter_groups(model, "plain", config.train.learning_rate, config.train.weight_decay)
+    )
     progress, failures = Progress(run_dir, config.train), set()
     start = load_checkpoint(run_dir, model, optimizer, progress)
     model.train()
@@ -58,7 +61,7 @@ def train(
             continue
         rate = learning_rate(config.train, step)
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["lr_factor"]
         with quiet.shared() if device.type == "cpu" else contextlib.nullcontext():
             loss = training_step(model, optimizer, batch, config, step, device)
         if not math.isfinite(loss):
@@ -90,15 +93,6 @@ def training_step(
 def names(dataset: VideoDataset, batch: dict[str, Any]) -> list[str]:
     """Files of a batch's videos."""
     return [dataset.entries[index].file for index in batch["index"].tolist()]
-
-
-def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
-    """Weight decay on matrices and kernels; none on biases, norms, and tables of positions and tokens."""
-    decayed, free = [], []
-    for name, parameter in model.named_parameters():
-        is_table = any(word in name for word in ("position", "bias_table", "embedding", "token"))
-        (free if parameter.ndim < 2 or is_table else decayed).append(parameter)
-    return [{"params": decayed, "weight_decay": config.weight_decay}, {"params": free, "weight_decay": 0.0}]
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:

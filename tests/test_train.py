@@ -6,11 +6,9 @@ import json
 import pytest
 import torch
 
-from dualformer import list_models
-from dualformer.registry import model_config
 from sweeps import train as training
 from sweeps.run_config import TrainConfig
-from sweeps.train import TrainingError, learning_rate, parameter_groups, train
+from sweeps.train import TrainingError, learning_rate, train
 from sweeps.worker import build_datasets, build_model
 from tests.small_run import small_config, write_bright_and_dark
 
@@ -107,20 +105,6 @@ def test_learning_rate_warms_up_and_falls_to_zero():
     assert rates[60] == pytest.approx(1.0)
     assert rates[110] == pytest.approx(0.0)
     assert rates[10:] == sorted(rates[10:], reverse=True)
-
-
-@pytest.mark.parametrize("name", list_models())
-def test_every_parameter_is_in_one_group_and_tables_are_not_decayed(name):
-    with torch.device("meta"):
-        model = model_config(name).build()
-    decayed, free = parameter_groups(model, TrainConfig(weight_decay=0.1))
-    assert decayed["weight_decay"] == 0.1
-    assert free["weight_decay"] == 0
-    identities = [id(p) for group in (decayed, free) for p in group["params"]]
-    assert sorted(identities) == sorted(id(p) for p in model.parameters())
-    free_names = {n for n, p in model.named_parameters() if id(p) in {id(q) for q in free["params"]}}
-    matrices = {n for n in free_names if model.get_parameter(n).ndim >= 2}
-    assert all(word not in n for n in matrices for word in ("qkv.weight", "proj.weight", "fc1", "fc2", "head"))
 
 
 def test_learns_what_anything_can_learn(root, tmp_path):
