@@ -117,10 +117,8 @@ def _measure(model: nn.Module, config: MeasureConfig, device: torch.device) -> M
         gate_error = relative_error(step(), wanted)
         details: dict[str, Any] = {"gate_error": gate_error}
         details["compile_s"] = first_ms / 1e3 if config.compile != "off" else None
-        tolerance = TOLERANCE["tf32" if config.tf32 and config.precision == "float32" else config.precision]
-        if not gate_error <= tolerance:
-            reason = f"logits differ from the reference by {gate_error:.1e} of its largest, more than {tolerance:g}"
-            return Measurement("error", reason, details=details)
+        if wrong := disagreement(gate_error, config):
+            return Measurement("error", wrong, details=details)
         with quiet.exclusive(), _no_recompilation(config.compile):
             before = machine.observe(device)
             times = time_passes(step, clock, config)
@@ -211,6 +209,14 @@ def relative_error(logits: Tensor, wanted: Tensor) -> float:
     """Largest difference of the first and last row of `logits` from `wanted`, over the largest of `wanted`."""
     difference = (logits[[0, -1]].float() - wanted.float()).abs().max()
     return (difference / wanted.float().abs().max()).item()
+
+
+def disagreement(error: float, config: MeasureConfig) -> str:
+    """Why logits with this `relative_error` mustn't be timed; "" where they may."""
+    tolerance = TOLERANCE["tf32" if config.tf32 and config.precision == "float32" else config.precision]
+    if error <= tolerance:
+        return ""
+    return f"logits differ from the reference by {error:.1e} of its largest, more than {tolerance:g}"
 
 
 def peak_memory(step: Callable[[], object], resident: Sequence[nn.Module | Tensor], device: torch.device) -> int:
