@@ -33,7 +33,8 @@ class DualFormerConfig(ModelConfig):
 
     Attributes:
         attention: pattern of letters that repeats over the blocks of every stage: L local window, S local window
-            shifted by half, G global pyramid, D divided space-time, F full.
+            shifted by half, G global pyramid, D divided space-time, F full; or one such pattern for each stage, with
+            commas between them, such as "LL,LG,LG,F".
         patch_size: stem kernel and stride (time, height, width) in frames and pixels.
         embed_dims: channels of each stage; its length is the number of stages.
         depths: blocks of each stage.
@@ -79,8 +80,12 @@ class DualFormerConfig(ModelConfig):
 
     def check(self) -> None:
         super().check()
-        check_pattern(self.attention)
         stages = len(self.embed_dims)
+        patterns = self.attention.split(",")
+        for pattern in patterns:
+            check_pattern(pattern)
+        if len(patterns) not in (1, stages):
+            raise ConfigError(f"attention '{self.attention}' has {len(patterns)} patterns for {stages} stages")
         for field in ("depths", "num_heads", "fine_sizes", "coarse_sizes"):
             if len(getattr(self, field)) != stages:
                 raise ConfigError(f"{field} has {len(getattr(self, field))} entries, embed_dims has {stages} stages")
@@ -117,9 +122,10 @@ class DualFormerConfig(ModelConfig):
         )
 
     def stage_letters(self, stage: int) -> str:
-        """Letter of each block of a stage: the pattern, repeated."""
-        depth = self.depths[stage]
-        return (self.attention * depth)[:depth]
+        """Letter of each block of a stage: its pattern, repeated."""
+        patterns = self.attention.split(",")
+        pattern = patterns[stage] if len(patterns) > 1 else patterns[0]
+        return (pattern * self.depths[stage])[: self.depths[stage]]
 
     def drop_path_rates(self, stage: int) -> list[float]:
         """Stochastic depth of each block of a stage."""

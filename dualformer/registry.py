@@ -108,7 +108,8 @@ def create_model(
         num_classes: length of the logits.
         num_frames: frames of the clip; None means the published number.
         crop_size: pixels, one int or (height, width); None means the published size.
-        attention: for `dualformer_*`, the pattern that repeats over the blocks of every stage, such as "LG".
+        attention: for `dualformer_*`, the pattern that repeats over the blocks of every stage, such as "LG", or one
+            for each stage, such as "LL,LG,LG,F".
         **overrides: any other field of the model's config.
 
     Returns:

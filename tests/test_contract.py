@@ -20,11 +20,12 @@ VARIANTS = [
 
 
 def cases(*marks):
-    """Published networks and variants; `marks` for the variants."""
-    for name, changes in PUBLISHED:
-        yield pytest.param(name, changes, id=name)
-    for name, changes in VARIANTS:
-        yield pytest.param(name, changes, id=f"{name}-{changes['attention']}", marks=marks)
+    """Published networks and variants as parameters of a test; `marks` for the variants."""
+    published = [pytest.param(name, changes, id=name) for name, changes in PUBLISHED]
+    variants = [
+        pytest.param(name, changes, id=f"{name}-{changes['attention']}", marks=marks) for name, changes in VARIANTS
+    ]
+    return published + variants
 
 
 every_network = pytest.mark.parametrize(("name", "changes"), cases())

@@ -40,6 +40,13 @@ def test_pattern_repeats_over_the_blocks_of_every_stage(pattern):
     assert torch.isfinite(logits).all()
 
 
+def test_every_stage_may_have_a_pattern_of_its_own():
+    model = small(attention="LS,G,DF,L", depths=(3, 1, 2, 2))
+    kinds = ["".join(type(block.attn).__name__[0] for block in stage.blocks) for stage in model.stages]
+    assert kinds == ["LSL", "G", "DF", "LL"]
+    assert torch.isfinite(model(clip_for(model))).all()
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -102,6 +109,8 @@ def test_wrong_clip_shape_names_both():
         ({"depths": (2, 2)}, "depths has 2 entries, embed_dims has 4 stages"),
         ({"num_heads": (3, 2, 2, 2)}, "8 channels can't be split over 3 heads"),
         ({"attention": "LX"}, "unknown letter 'X'"),
+        ({"attention": "LG,LG"}, "'LG,LG' has 2 patterns for 4 stages"),
+        ({"attention": "LG,,LG,F"}, "attention is empty"),
         ({"num_frames": 0}, "num_frames must be positive"),
         ({"num_frames": "8"}, "num_frames: Input should be a valid integer"),
         ({"window_size": (0, 7, 7)}, "must be positive"),
