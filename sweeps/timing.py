@@ -19,7 +19,7 @@ from sweeps.run_config import MeasureConfig
 CANARY_RANGE = (1.8, 2.2)
 ASYNCHRONOUS = 2.0
 """Above this ratio of unsynchronised to synchronised time of a pass the synchronised clock did not wait."""
-ATTEMPTS = 3
+ATTEMPTS = 5
 """How often times are taken again when something speaks against them."""
 
 
