@@ -13,6 +13,9 @@ Shapes: B batch, T x H x W input clip or token grid, C channels.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Literal
 
 import torch
@@ -258,12 +261,31 @@ class Stage(nn.Module):
         x = self.drop(x)
         for number, block in enumerate(self.blocks):
             if self.gradient_checkpointing and self.training:
-                x = checkpoint(block, x, use_reentrant=False)
+                x = checkpoint(block, x, use_reentrant=False, context_fn=partial(_contexts, block))
             else:
                 x = block(x)
             if number == 0:
                 x = self.peg(x)
         return x
+
+
+def _contexts(block: nn.Module) -> tuple[AbstractContextManager, AbstractContextManager]:
+    """What a checkpointed block runs in, first and when it is recomputed."""
+    return nullcontext(), _statistics_kept(block)
+
+
+@contextmanager
+def _statistics_kept(block: nn.Module) -> Iterator[None]:
+    """Inside, batch norms in training mode normalise as ever but don't count the batch a second time."""
+    norms = [module for module in block.modules() if isinstance(module, nn.BatchNorm3d)]
+    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        norm.momentum, norm.num_batches_tracked = 0.0, None
+    try:
+        yield
+    finally:
+        for norm, (momentum, batches) in zip(norms, before):
+            norm.momentum, norm.num_batches_tracked = momentum, batches
 
 
 class Block(nn.Module):

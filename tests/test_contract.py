@@ -160,7 +160,7 @@ def test_autocast_stays_near_float32(name, changes, dtype, tolerance):
 
 
 @every_network
-def test_gradient_checkpointing_changes_no_gradient(name, changes):
+def test_gradient_checkpointing_changes_no_gradient_and_no_statistic(name, changes):
     plain, recomputing = (
         small_model(name, gradient_checkpointing=on, drop_path_rate=0.3, **changes).train() for on in (False, True)
     )
@@ -170,6 +170,8 @@ def test_gradient_checkpointing_changes_no_gradient(name, changes):
     assert recomputing.config.gradient_checkpointing
     for (name, p), q in zip(plain.named_parameters(), recomputing.parameters()):
         torch.testing.assert_close(q.grad, p.grad, msg=lambda m, name=name: f"{name}: {m}")
+    for (name, one), two in zip(plain.named_buffers(), recomputing.buffers()):
+        assert torch.equal(one, two), f"{name}: recomputing a block must not count its batch again"
 
 
 @every_network
