@@ -28,10 +28,10 @@ from typing import NoReturn
 from dualformer.config import ConfigError
 from slurm.executors import KINDS, SubmitError, make_executor
 from slurm.profile import ProfileError, load_profile
-from sweeps import ledger, snapshot
+from sweeps import ledger, plan, snapshot
 from sweeps.attempt import WORKER
 from sweeps.grid import Grid, load_grid
-from sweeps.record import STATUSES, Result, is_disk_full, read_result, utc_now, write_json
+from sweeps.record import STATUSES, Result, is_disk_full, utc_now, write_json
 from sweeps.status import progress
 from sweeps.sweep import SUBMISSIONS, Sweep
 
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None, *, worker: str = WORKER) -> int
         grid = load_grid(options.grid, overrides=options.set, only=options.only)
         profile = load_profile(options.profile)
         if options.dry_run:
-            _print_plan(grid, options.runs)
+            print("\n".join(plan.describe(grid, options.runs, profile)))
             return 0
         threads = max(cell.config.threads for cell in grid.cells)
         code = snapshot.take(options.runs)
@@ -197,13 +197,6 @@ def _figures(result: Result) -> str:
     if result.latency_ms_p50 is not None:
         shown.append(f"{result.latency_ms_p50:.1f} ms")
     return ", ".join(shown)
-
-
-def _print_plan(grid: Grid, runs: Path) -> None:
-    for cell in grid.cells:
-        result = read_result(runs / cell.run_id)
-        print(f"{cell.run_id}  {result.status if result else 'to do':8}{cell.label}")
-    print(f"{grid.name}: {len(grid.cells)} runs; nothing was started")
 
 
 class _Clock:

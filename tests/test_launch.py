@@ -156,12 +156,22 @@ def test_launching_some_rows_does_not_forget_the_others(folder: Path):
     assert len(json.loads(Path("runs/three.grid.json").read_text())["runs"]) == 3
 
 
-def test_dry_run_shows_ids_and_differences_and_starts_nothing(folder: Path, capsys: pytest.CaptureFixture):
+def test_dry_run_shows_ids_differences_and_costs_and_starts_nothing(folder: Path, capsys: pytest.CaptureFixture):
+    Path("two.yaml").write_text("gpus_per_node: 2\ntime_min: 30\n")
     assert run("ok", "--dry-run") == 0
-    shown = capsys.readouterr().out.splitlines()
-    for line, cell in zip(shown, load_grid("three.yaml").cells, strict=False):
-        assert cell.run_id in line and f"seed={cell.config.seed}" in line
-    assert "nothing was started" in shown[-1] and not Path("runs").exists()
+    *rows, total, estimate = capsys.readouterr().out.splitlines()
+    for line, cell in zip(rows, load_grid("three.yaml").cells, strict=True):
+        assert cell.run_id in line and f"seed={cell.config.seed}" in line and "[GPUs 2, at most 30 min]" in line
+    assert "3 to do; nothing was started" in total
+    assert "at most 3 GPU-hours" in estimate
+    assert not Path("runs").exists()
+
+
+def test_dry_run_goes_by_what_finished_runs_took(folder: Path, capsys: pytest.CaptureFixture):
+    assert run("ok", "--only", "seed=0", executor="debug") == 0
+    assert run("ok", "--dry-run", "--set", "resources.nodes=2") == 0
+    shown = capsys.readouterr().out
+    assert "2 to do" in shown and "median of 1" in shown and "[CPUs 1, nodes 2, at most" in shown
 
 
 @pytest.mark.parametrize(
