@@ -132,31 +132,40 @@ class TimeSformer(nn.Module):
         Raises:
             ValueError: if the clip is not of the shape the model was built for.
         """
-        return self.head(self.encode(clip)[0])
+        return self.head(self.class_token(clip))
+
+    def class_token(self, clip: Tensor) -> Tensor:
+        """What the head is given for a clip [B, 3, T, H, W]: the class token [B, C] after the last norm.
+
+        Frames that attend to nothing but themselves have one each; their mean is normed.
+        """
+        if self.config.attention_type == "space":
+            return self.norm(self._encode_frames(clip)[:, :, 0].mean(dim=1))
+        return self.norm(self._encode_clip(clip))[:, 0]
 
     def forward_features(self, clip: Tensor) -> Tensor:
         """Maps a clip [B, 3, T, H, W] to its patch tokens after the last norm as a map, [B, C, T, h, w]."""
         height, width = self.config.frame_grid
-        return rearrange(self.encode(clip)[1], "b t (h w) c -> b c t h w", h=height, w=width)
-
-    def encode(self, clip: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the class token [B, C] and the patch tokens [B, T, N, C], both after the last norm."""
-        check_clip(clip, self.config)
         if self.config.attention_type == "space":
-            return self._encode_frames(clip)
+            patches = self.norm(self._encode_frames(clip)[:, :, 1:])
+            return rearrange(patches, "b t (h w) c -> b c t h w", h=height, w=width)
+        patches = self.norm(self._encode_clip(clip))[:, 1:]
+        return rearrange(patches, "b (t h w) c -> b c t h w", h=height, w=width)
+
+    def _encode_clip(self, clip: Tensor) -> Tensor:
+        """Tokens before the last norm, [B, 1 + T * N, C], the class token first."""
+        check_clip(clip, self.config)
         patches = self.patch_embed(clip) + self.pos_embed[:, 1:] + self.time_embed.unsqueeze(2)  # [B, T, N, C]
         cls = (self.cls_token + self.pos_embed[:, :1]).expand(clip.shape[0], -1, -1)
-        x = torch.cat([cls, patches.flatten(1, 2)], dim=1)
-        x = self.norm(self._apply_blocks(x))
-        return x[:, 0], rearrange(x[:, 1:], "b (t n) c -> b t n c", t=self.config.num_frames)
+        return self._apply_blocks(torch.cat([cls, patches.flatten(1, 2)], dim=1))
 
-    def _encode_frames(self, clip: Tensor) -> tuple[Tensor, Tensor]:
-        """As `encode`, each frame an image of its own; class tokens are averaged before the norm."""
+    def _encode_frames(self, clip: Tensor) -> Tensor:
+        """Tokens before the last norm of frames that are images of their own, [B, T, 1 + N, C]."""
+        check_clip(clip, self.config)
         patches = (self.patch_embed(clip) + self.pos_embed[:, 1:]).flatten(0, 1)  # [B * T, N, C]
         cls = (self.cls_token + self.pos_embed[:, :1]).expand(patches.shape[0], -1, -1)
         x = self._apply_blocks(torch.cat([cls, patches], dim=1))
-        x = rearrange(x, "(b t) n c -> b t n c", t=self.config.num_frames)
-        return self.norm(x[:, :, 0].mean(dim=1)), self.norm(x[:, :, 1:])
+        return rearrange(x, "(b t) n c -> b t n c", t=self.config.num_frames)
 
     def _apply_blocks(self, x: Tensor) -> Tensor:
         for block in self.blocks:

@@ -21,10 +21,9 @@ def assert_described(tensor, values):
 
 def pooled(model, clip):
     """What the head is given, before it is averaged if it is a map."""
-    if not hasattr(model, "encode"):
-        return model.forward_features(clip)
-    tokens = model.encode(clip)
-    return tokens[:, 0] if isinstance(tokens, torch.Tensor) else tokens[0]
+    if hasattr(model, "class_token"):
+        return model.class_token(clip)
+    return model.encode(clip)[:, 0] if hasattr(model, "encode") else model.forward_features(clip)
 
 
 @pytest.mark.parametrize(

@@ -113,9 +113,13 @@ def test_time_matters_where_there_is_a_time_embedding(kind):
 def test_features_are_the_patch_tokens_as_a_map(kind):
     model = shaken(tiny(kind))
     clip = torch.randn(2, *model.config.clip_shape)
+    tokens = []
+    model.blocks[-1].register_forward_hook(lambda block, inputs, output: tokens.append(output))
     features = model.forward_features(clip)
     assert features.shape == (2, 24, 4, 2, 3)
-    torch.testing.assert_close(features[1, :, 2, 1, 0], model.encode(clip)[1][1, 2, 3])
+    patches = tokens[0].view(8, 7, 24)[:, 1:] if kind == "space" else tokens[0][:, 1:]
+    expected = model.norm(patches.reshape(2, 4, 6, 24)[1, 2, 3])
+    torch.testing.assert_close(features[1, :, 2, 1, 0], expected)
 
 
 @pytest.mark.parametrize("kind", KINDS)
