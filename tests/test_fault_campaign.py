@@ -1,0 +1,22 @@
+"""The short fault campaign: every kind of fault on a few runs, on a private cluster. See `fault_campaign.py`."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.fault_campaign import FAULTS, run_campaign
+from tests.test_slurm import free_ports, why_not
+
+
+@pytest.mark.slurm
+@pytest.mark.slow
+def test_every_run_survives_every_kind_of_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    reason = why_not()
+    if reason and os.environ.get("DUALFORMER_REQUIRE_SLURM") == "1":
+        pytest.fail(f"{reason}, and DUALFORMER_REQUIRE_SLURM=1")
+    if reason:
+        pytest.skip(reason)
+    monkeypatch.setenv("SLURM_CONF", "")
+    limits = {"num_runs": 5, "num_faults": len(FAULTS), "minutes": 8.0}
+    assert run_campaign(tmp_path, seed=1, port=free_ports(20), **limits), (tmp_path / "report.json").read_text()
