@@ -1,6 +1,6 @@
 """The embedded data set: small videos whose label needs attention at two scales, drawn and encoded on the spot.
 
-A clip of T frames of S x S pixels holds, over a noisy background of random colour,
+A clip of T frames of H x W pixels holds, over a noisy background of random colour,
 
 * two *events*: one side of the frame flashes brighter or darker than the background in the first quarter of the
   frames, the other side in the last. The first factor, `relation`, is whether the two agree.
@@ -60,10 +60,11 @@ class TwoScaleConfig(Config):
         num_train: clips in split "train"; a multiple of 8, so that factors are balanced exactly.
         num_test: clips in split "test"; likewise.
         num_frames: frames of a clip (T); a multiple of 4, since events keep to its first and last quarter.
-        size: height and width of a frame in pixels (S); a multiple of 4, the grid of sites.
+        height: of a frame in pixels (H); a multiple of 4, the grid of sites.
+        width: of a frame in pixels (W); likewise.
         fps: frames per second that the files declare.
         seed: two data sets of different seeds share no clip.
-        event_width: width of the side that flashes in pixels, at most half of `size`.
+        event_width: width of the side that flashes in pixels, at most half of `width`.
         num_targets: tinted squares.
         clutter: chance of each other site to hold an untinted square.
         event_contrast: mean brightness of a bright event above (a dark one below) the background, of 255.
@@ -75,14 +76,15 @@ class TwoScaleConfig(Config):
     num_train: int = 4096
     num_test: int = 512
     num_frames: int = 8
-    size: int = 24
+    height: int = 16
+    width: int = 32
     fps: int = 8
     seed: int = 0
-    event_width: int = 12
+    event_width: int = 16
     num_targets: int = 12
     clutter: float = 0.2
-    event_contrast: float = 70.0
-    dot_contrast: float = 50.0
+    event_contrast: float = 60.0
+    dot_contrast: float = 60.0
     tint_contrast: float = 40.0
     noise: float = 5.0
 
@@ -90,14 +92,16 @@ class TwoScaleConfig(Config):
         for field in ("num_train", "num_test"):
             if (value := getattr(self, field)) < _BALANCED_GROUP or value % _BALANCED_GROUP:
                 raise ConfigError(f"{field} must be a positive multiple of {_BALANCED_GROUP}, got {value}")
-        for field, step in (("num_frames", 4), ("size", SITE_PX)):
+        for field, step in (("num_frames", 4), ("height", SITE_PX), ("width", SITE_PX)):
             if (value := getattr(self, field)) < step or value % step:
                 raise ConfigError(f"{field} must be a positive multiple of {step}, got {value}")
         if self.fps < 1 or self.seed < 0:
             raise ConfigError(f"fps must be positive and seed not negative, got {self.fps} and {self.seed}")
-        for field, most in (("event_width", self.size // 2), ("num_targets", self.num_sites)):
+        for field, most in (("event_width", self.width // 2), ("num_targets", self.num_sites)):
             if not 1 <= (value := getattr(self, field)) <= most:
-                raise ConfigError(f"{field} must be from 1 to {most} at size {self.size}, got {value}")
+                raise ConfigError(
+                    f"{field} must be from 1 to {most} in frames of {self.height} x {self.width}, got {value}"
+                )
         if not 0 <= self.clutter <= 1:
             raise ConfigError(f"clutter is a chance, from 0 to 1, got {self.clutter}")
         for field in ("event_contrast", "dot_contrast", "tint_contrast", "noise"):
@@ -107,7 +111,7 @@ class TwoScaleConfig(Config):
     @property
     def num_sites(self) -> int:
         """Places of the grid that a square can take."""
-        return (self.size // SITE_PX) ** 2
+        return (self.height // SITE_PX) * (self.width // SITE_PX)
 
     @property
     def num_clips(self) -> int:
@@ -220,9 +224,8 @@ def write_mp4(path: Path | str, frames: np.ndarray, fps: int) -> None:
 def _background(config: TwoScaleConfig, rng: np.random.Generator) -> np.ndarray:
     """A random, slightly tinted colour, shaded linearly across the frame, still over time: [T, H, W, 3]."""
     colour = rng.uniform(110, 140) + rng.uniform(-8, 8, 3)
-    ramp = np.linspace(-1, 1, config.size)
-    down, across = rng.uniform(-8, 8, 2)
-    frame = colour + (down * ramp[:, None] + across * ramp)[..., None]
+    down, across = (np.linspace(-1, 1, size) * rng.uniform(-8, 8) for size in (config.height, config.width))
+    frame = colour + (down[:, None] + across)[..., None]
     return np.repeat(frame[None], config.num_frames, axis=0)
 
 
@@ -251,7 +254,7 @@ def _add_squares(clip: np.ndarray, config: TwoScaleConfig, shown: Factors, rng: 
     across = (start[1] + hopped * (motion == MOTIONS.index("horizontal"))) % 2
     change = config.dot_contrast * (_dots()[down, across] * is_square[:, None, None])[..., None] * np.ones(3)
     change[:, is_target] += config.tint_contrast * _TINT  # change: [T, sites, p, q, 3]
-    clip += rearrange(change, "t (y x) p q c -> t (y p) (x q) c", y=config.size // SITE_PX)
+    clip += rearrange(change, "t (y x) p q c -> t (y p) (x q) c", y=config.height // SITE_PX)
 
 
 def _dots() -> np.ndarray:
