@@ -127,7 +127,7 @@ def write(out: Path, manifest: Mapping[str, Any], rows: list[Row]) -> Path:
 def columns(rows: Iterable[Row]) -> list[str]:
     """Column order: identity, measured fields, factors, configuration, provenance; sorted where nothing else rules."""
     found = {name for row in rows for name in row}
-    fixed = [*schema.IDENTITY, *schema.MEASURED]
+    fixed = [*schema.IDENTITY, *schema.MEASURED, *schema.OPTIONAL]
     provenance = [schema.PROVENANCE_PREFIX + name for name in schema.PROVENANCE]
     factors = sorted(name for name in found if name.startswith(schema.FACTOR_PREFIXES))
     configuration = sorted(found - {*fixed, *factors, *provenance})

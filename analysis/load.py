@@ -108,6 +108,7 @@ def _manifest(path: Path) -> dict[str, Any]:
 def _typed(path: Path, text: pd.DataFrame) -> pd.DataFrame:
     """Gives every column its type: the schema's where it has one, else whatever all its values parse as."""
     _require(path, text, (*schema.IDENTITY, *schema.MEASURED))
+    text = text.reindex(columns=list(dict.fromkeys([*text.columns, *schema.OPTIONAL])))
     frame = pd.DataFrame({name: _column(path, name, text[name]) for name in text.columns})
     _check_values(path, frame, "schema_version", {schema.SCHEMA_VERSION})
     _check_values(path, frame, "status", set(schema.STATUSES))
@@ -134,7 +135,7 @@ def _kind(name: str) -> str | None:
         return "float64"
     if name.startswith(schema.PROVENANCE_PREFIX):
         return schema.PROVENANCE.get(name.removeprefix(schema.PROVENANCE_PREFIX), "string")
-    return {**schema.IDENTITY, **schema.MEASURED}.get(name)
+    return {**schema.IDENTITY, **schema.MEASURED, **schema.OPTIONAL}.get(name)
 
 
 def _parsed(values: pd.Series) -> pd.Series:

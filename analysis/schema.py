@@ -34,6 +34,14 @@ MEASURED = {
 }
 """Fields of a result, in this order, with their pandas types. Accuracies and chance levels are fractions."""
 
+OPTIONAL = {
+    "train_gmacs_per_clip": "float64",
+    "flags": "string",
+    "compile_s": "float64",
+    "roofline_ms": "float64",
+}
+"""Further fields of a result, which a table may lack; `flags` is a JSON list of what disturbed the timing."""
+
 FACTOR_PREFIXES = ("top1_", "chance_top1_")
 """Columns `top1_<factor>` and `chance_top1_<factor>` score each factor of a data set's label alone (float64)."""
 

@@ -54,6 +54,10 @@ class Result(pydantic.BaseModel):
         num_views: views averaged for a prediction, `num_clips` x `num_crops`.
         gmacs_total: `gmacs_per_view` x `num_views`.
         gflops_total: 2 x `gmacs_total`.
+        train_gmacs_per_clip: matrix work of one clip in one training step: forward, backward, recomputation, head.
+        flags: what disturbed the timing, in words; empty where nothing was seen, None where nothing was timed.
+        compile_s: seconds of the first forward pass, compiling included; None where nothing was compiled.
+        roofline_ms: least time of the timed forward pass by the ceilings of the machine at that moment.
         num_videos: held-out videos that were scored.
         num_failed_videos: videos that could not be read; they are counted here and in no accuracy.
         chance_top1: top-1 accuracy of guessing, from the class counts of the held-out videos.
@@ -71,12 +75,16 @@ class Result(pydantic.BaseModel):
     num_views: int | None = None
     gmacs_total: float | None = None
     gflops_total: float | None = None
+    train_gmacs_per_clip: float | None = None
     latency_ms_p50: float | None = None
     latency_ms_p20: float | None = None
     latency_ms_p80: float | None = None
     throughput_clips_per_s: float | None = None
     peak_mem_gib: float | None = None
     energy_j_per_clip: float | None = None
+    flags: list[str] | None = None
+    compile_s: float | None = None
+    roofline_ms: float | None = None
     top1: float | None = None
     top5: float | None = None
     num_videos: int | None = None

@@ -59,7 +59,7 @@ class Part:
         gmacs: matrix work of one of them for one batch, norms left out.
         mib: unavoidable traffic of one of them for one batch.
         bound_ms: least time of one of them.
-        time_ms: measured time of one of them alone; None outside the blocks.
+        time_ms: measured time of one of them alone; None outside the blocks, and where nothing was timed.
     """
 
     kind: str
@@ -98,30 +98,54 @@ def roofline(model: nn.Module, config: MeasureConfig, *, device: str | torch.dev
     with eval_mode(model.to(device)), settings(config, threads), torch.inference_mode(), quiet.exclusive():
         clip = random_clip(model, config.batch_size, device)
         ceilings = measure_ceilings(config, device)
-        parts = tuple(parts_of(model, clip, config, ceilings))
+        parts = tuple(parts_of(model, clip, config, ceilings, timed=True))
         time_ms = _median_ms(model, clip, config)
     return Roofline(ceilings, parts, time_ms, sum(part.count * part.bound_ms for part in parts))
 
 
+def lower_bound_ms(
+    model: nn.Module, config: MeasureConfig, *, device: str | torch.device, threads: int
+) -> float | None:
+    """Least milliseconds of a forward pass; only the ceilings are timed. Arguments as `roofline`.
+
+    None where the network's blocks aren't in lists named `blocks`, or no memory is left for the ceilings.
+    """
+    if not transformer_blocks(model):
+        return None
+    device = torch.device(device)
+    try:
+        with eval_mode(model.to(device)), settings(config, threads), torch.inference_mode(), quiet.exclusive():
+            clip = random_clip(model, config.batch_size, device)
+            parts = parts_of(model, clip, config, measure_ceilings(config, device), timed=False)
+    except torch.OutOfMemoryError:
+        return None
+    return sum(part.count * part.bound_ms for part in parts)
+
+
 def measure_ceilings(config: MeasureConfig, device: torch.device) -> Ceilings:
-    """Rate of a large square matrix product in the run's precision, and of a large copy."""
+    """Rate of a large square matrix product in the run's precision, and of a large copy; the best of all samples.
+
+    A disturbed sample would make a ceiling too low and a bound too high, so here the quickest counts.
+    """
     size = MATRIX_SIZE[device.type]
     matrix = torch.randn(size, size, device=device)
-    product_ms = _median_ms(matrix.to(getattr(torch, config.precision)).matmul, matrix, config)
+    product_ms = min(_samples_ms(matrix.to(getattr(torch, config.precision)).matmul, matrix, config))
     source = torch.empty(COPY_BYTES[device.type] // 4, device=device)
-    copy_ms = _median_ms(torch.empty_like(source).copy_, source, config)
+    copy_ms = min(_samples_ms(torch.empty_like(source).copy_, source, config))
     return Ceilings(size**3 / product_ms / 1e6, 2 * source.nbytes / 2**30 / copy_ms * 1e3)
 
 
-def parts_of(model: nn.Module, clip: Tensor, config: MeasureConfig, ceilings: Ceilings) -> list[Part]:
-    """Groups equal blocks, times one of each, and bounds what is left of the network."""
+def parts_of(
+    model: nn.Module, clip: Tensor, config: MeasureConfig, ceilings: Ceilings, *, timed: bool
+) -> list[Part]:
+    """Groups equal blocks, times one of each if wanted, and bounds what is left of the network."""
     width = getattr(torch, config.precision).itemsize
     work = matrix_work(model)
     parts = []
     for kind, (block, count, x) in kinds_of_blocks(model, clip, config).items():
         macs = work[block] * len(clip)
         num_bytes = (_numel(block) + 2 * x.numel()) * width  # a block's output is as large as its input
-        time_ms = _median_ms(block, x, config)
+        time_ms = _median_ms(block, x, config) if timed else None
         parts.append(Part(kind, count, macs / 1e9, num_bytes / 2**20, ceilings.bound_ms(macs, num_bytes), time_ms))
     blocks = transformer_blocks(model)
     macs = (work[model] - sum(work[block] for block in blocks)) * len(clip)
@@ -163,10 +187,14 @@ def _numel(module: nn.Module) -> int:
 
 
 def _median_ms(work: Callable[[Tensor], Tensor], x: Tensor, config: MeasureConfig) -> float:
+    return statistics.median(_samples_ms(work, x, config))
+
+
+def _samples_ms(work: Callable[[Tensor], Tensor], x: Tensor, config: MeasureConfig) -> list[float]:
     clock = clock_of(x.device)
     step = forward_pass(work, x, config)
     warm_up(step, clock, config)
-    return statistics.median(clock.time_ms(step) for _ in range(config.samples))
+    return [clock.time_ms(step) for _ in range(config.samples)]
 
 
 def table(found: Roofline) -> str:

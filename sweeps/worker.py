@@ -22,11 +22,12 @@ from dualformer.config import ConfigError
 from dualformer.data.dataset import VideoDataset
 from dualformer.data.manifest import DataError
 from dualformer.data.reader import VideoError
-from dualformer.macs import count_macs
+from dualformer.macs import count_macs, count_training_macs
 from dualformer.registry import ModelConfig, create_model
 from sweeps.evaluate import predict, score, write_predictions
 from sweeps.measure import measure
 from sweeps.record import Result, is_disk_full, provenance, utc_now, write_json, write_result
+from sweeps.roofline import lower_bound_ms
 from sweeps.run_config import RunConfig
 from sweeps.train import TrainingError, train
 
@@ -85,6 +86,9 @@ def run(config: RunConfig, device: torch.device, run_dir: Path) -> Iterator[dict
     measured = measure(model, config.measure, device=device, threads=config.threads)
     write_json(run_dir / "measurement.json", measured.details)
     yield {"status": measured.status, "reason": measured.reason, **measured.fields}
+    yield {name: measured.details.get(name) for name in ("flags", "compile_s")}
+    if measured.status == "ok" and config.measure.latency:
+        yield {"roofline_ms": lower_bound_ms(model, config.measure, device=device, threads=config.threads)}
     if trained and measured.status == "ok":
         yield train(model, train_set, config, device, run_dir)
         yield evaluate(model, test_set, config, device, run_dir)
@@ -108,6 +112,7 @@ def describe(model: nn.Module, config: RunConfig) -> dict[str, Any]:
     """Size and cost in arithmetic, which need no run."""
     count = count_macs(model)
     num_views = config.evaluate.num_clips * config.evaluate.num_crops
+    trained = config.train.steps > 0
     return {
         "params_m": sum(parameter.numel() for parameter in model.parameters()) / 1e6,
         "gmacs_per_view": count.total / 1e9,
@@ -115,6 +120,7 @@ def describe(model: nn.Module, config: RunConfig) -> dict[str, Any]:
         "num_views": num_views,
         "gmacs_total": num_views * count.total / 1e9,
         "gflops_total": 2 * num_views * count.total / 1e9,
+        "train_gmacs_per_clip": count_training_macs(model).total / 1e9 if trained else None,
         "num_classes": model.config.num_classes,
     }
 

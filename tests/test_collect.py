@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import synthetic_runs
 
-from analysis import collect, schema
+from analysis import collect, load, schema
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -128,6 +128,16 @@ def test_fields_that_only_a_result_knows_are_kept(runs, tmp_path):
     path.write_text(json.dumps({**json.loads(path.read_text()), "temperature_c": 61.5}))
     assert collect.main(["--runs", str(runs), "--out", str(tmp_path / "out")]) == 0
     assert read(tmp_path / "out/ablations/example-cpu-3000.csv")["000000000000"]["temperature_c"] == "61.5"
+
+
+def test_disturbances_compile_time_and_bound_are_carried(runs, tmp_path):
+    path = runs / "000000000000" / "result.json"
+    fields = {"flags": ["throttled: software power cap"], "compile_s": 12.5, "roofline_ms": 0.75}
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+    assert collect.main(["--runs", str(runs), "--out", str(tmp_path / "out")]) == 0
+    row = load.load_table(tmp_path / "out/ablations/example-cpu-3000.csv").frame.set_index("run_id").loc["0" * 12]
+    assert json.loads(row["flags"]) == fields["flags"]
+    assert (row["compile_s"], row["roofline_ms"]) == (12.5, 0.75)
 
 
 def test_a_torn_result_is_a_missing_row(runs, tmp_path):

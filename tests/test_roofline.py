@@ -49,6 +49,18 @@ def test_model_is_left_without_hooks_and_in_its_mode(small):
     assert all(module.training and not module._forward_hooks for module in small.modules())
 
 
+def test_lower_bound_is_that_of_the_parts_and_times_no_part(small, monkeypatch):
+    monkeypatch.setattr(roofline, "measure_ceilings", lambda *args: roofline.Ceilings(100.0, 10.0))
+    found = roofline.roofline(small, CONFIG, device="cpu", threads=1)
+    monkeypatch.setattr(roofline, "_median_ms", None)
+    assert roofline.lower_bound_ms(small, CONFIG, device="cpu", threads=1) == found.bound_ms
+
+
+def test_no_blocks_no_bound(small):
+    del small.stages[1].blocks, small.stages[0].blocks
+    assert roofline.lower_bound_ms(small, CONFIG, device="cpu", threads=1) is None
+
+
 def test_table_shows_every_part(small):
     text = roofline.table(roofline.roofline(small, CONFIG, device=torch.device("cpu"), threads=1))
     assert text.count("PyramidAttention") == 2 and "outside the blocks" in text and "whole network" in text

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from dualformer import count_macs
+from dualformer.macs import count_training_macs
 from sweeps import timing, worker
 from sweeps.record import RecordError, read_result
 from sweeps.worker import execute
@@ -37,6 +38,10 @@ def test_a_run_leaves_a_whole_row_with_its_circumstances(root, tmp_path, monkeyp
     assert 0 < result.latency_ms_p20 <= result.latency_ms_p50 <= result.latency_ms_p80
     assert result.throughput_clips_per_s > 0
     assert result.peak_mem_gib > 0
+    assert result.flags == json.loads((run_dir / "measurement.json").read_text())["flags"]
+    assert result.compile_s is None, "nothing was compiled"
+    assert result.roofline_ms > 0
+    assert result.train_gmacs_per_clip == count_training_macs(model).total / 1e9 > 2 * result.gmacs_per_view
     assert result.num_videos == 8
     assert result.num_failed_videos == 0
     assert result.chance_top1 == 0.5
