@@ -135,9 +135,7 @@ def measure_ceilings(config: MeasureConfig, device: torch.device) -> Ceilings:
     return Ceilings(size**3 / product_ms / 1e6, 2 * source.nbytes / 2**30 / copy_ms * 1e3)
 
 
-def parts_of(
-    model: nn.Module, clip: Tensor, config: MeasureConfig, ceilings: Ceilings, *, timed: bool
-) -> list[Part]:
+def parts_of(model: nn.Module, clip: Tensor, config: MeasureConfig, ceilings: Ceilings, *, timed: bool) -> list[Part]:
     """Groups equal blocks, times one of each if wanted, and bounds what is left of the network."""
     width = getattr(torch, config.precision).itemsize
     work = matrix_work(model)
