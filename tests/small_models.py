@@ -9,7 +9,6 @@ from dualformer.registry import model_config
 
 # By field and type of the published value. A model takes the entries it has a field for, so a new one needs none here.
 REDUCED = {
-    ("num_classes", int): 5,
     ("num_frames", int): 8,
     ("crop_size", tuple): (32, 32),
     ("embed_dims", tuple): (32, 64),
@@ -24,12 +23,16 @@ REDUCED = {
 }
 
 
-def small_config(name, **changes):
-    """The published config of `name`, with everything reduced that `changes` doesn't set."""
+def reduced(name):
+    """The fields of `name`'s config that are reduced, by what they are reduced to."""
     published = model_config(name)
     types = {field.name: type(getattr(published, field.name)) for field in dataclasses.fields(published)}
-    reduced = {field: REDUCED[field, kind] for field, kind in types.items() if (field, kind) in REDUCED}
-    return model_config(name, **{**reduced, **changes})
+    return {field: REDUCED[field, kind] for field, kind in types.items() if (field, kind) in REDUCED}
+
+
+def small_config(name, **changes):
+    """The published config of `name`, for five classes, with everything reduced that `changes` doesn't set."""
+    return model_config(name, **{"num_classes": 5, **reduced(name), **changes})
 
 
 def small_model(name, **changes):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_models import reduced, small_model
 from torch import nn
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -21,29 +22,7 @@ from dualformer.registry import ModelConfig, create_model, list_models, model_co
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "macs.json").read_text())
 
-SMALL_DUALFORMER = {
-    "embed_dims": (32, 64),
-    "depths": (2, 2),
-    "num_heads": (1, 2),
-    "fine_sizes": ((4, 4, 4), (4, 2, 2)),
-    "coarse_sizes": ((2, 2, 2), None),
-    "num_frames": 8,
-    "crop_size": 32,
-}
-SMALL_SWIN = {
-    "embed_dim": 32,
-    "depths": (2, 2),
-    "num_heads": (1, 2),
-    "num_frames": 8,
-    "crop_size": 32,
-    "window_size": (2, 3, 4),
-}
-SMALL_VIT = {"embed_dim": 32, "depth": 2, "num_heads": 2, "num_frames": 4, "crop_size": 32}
-SMALL = {"dualformer": SMALL_DUALFORMER, "video": SMALL_SWIN, "timesformer": SMALL_VIT, "vivit": SMALL_VIT}
-
-
-def small_model(name, **changes):
-    return create_model(name, num_classes=5, **SMALL[name.split("_")[0]], **changes)
+SMALL_DUALFORMER = reduced("dualformer_tiny")
 
 
 @pytest.mark.parametrize("name", GOLDEN)
@@ -277,8 +256,8 @@ def test_operator_with_a_stated_cost_is_counted():
 @pytest.mark.parametrize("name", list_models())
 def test_backward_costs_two_forwards_less_the_gradient_of_the_clip(name):
     """Every product has two factors and a gradient each; the first convolution needs none of its input."""
-    count = count_training_macs(name, **SMALL[name.split("_")[0]])
-    stem = count_macs(name, include_head=True, **SMALL[name.split("_")[0]])
+    count = count_training_macs(name, **reduced(name))
+    stem = count_macs(name, include_head=True, **reduced(name))
     first_conv = next(macs for module, macs in stem.by_module.items() if re.search(r"embed\.proj$", module))
     assert count.forward == stem.matrix_work
     assert count.backward == 2 * count.forward - first_conv
