@@ -7,7 +7,7 @@
 #   slurm/cluster.sh env            print what a shell must export:  eval "$(slurm/cluster.sh env)"
 #   slurm/cluster.sh run COMMAND    up, COMMAND with that environment, down
 #   slurm/cluster.sh status         nodes and queue
-#   slurm/cluster.sh stop|start slurmctld|NODE      the controller or one node (node1, node2, ...)
+#   slurm/cluster.sh stop|start slurmctld|NODE      the controller or one node (127.0.0.11, .12, ...)
 #
 # Needs root and, on Debian or Ubuntu:
 #   apt-get install --no-install-recommends slurmctld slurmd slurm-client munge
@@ -58,7 +58,8 @@ stop_daemon() {
     rm -f "$dir/run/$1.pid"
 }
 
-node_names() { seq -f 'node%g' 1 "$nodes"; }
+# Nodes are called by their addresses, which need no name service to find each other.
+node_names() { seq -f '127.0.0.%g' 11 $((10 + nodes)); }
 
 # Why each of the less usual lines is there:
 #   AuthInfo cred_expire  a requeued job waits as long as a credential lives, two minutes unless told otherwise
@@ -116,9 +117,10 @@ END
 }
 
 node_lines() {
-    local number
-    for number in $(seq 1 "$nodes"); do
-        echo "NodeName=node$number NodeHostname=$(hostname -s) NodeAddr=127.0.0.$((10 + number)) Port=$((port + number))" \
+    local node number=0
+    for node in $(node_names); do
+        number=$((number + 1))
+        echo "NodeName=$node NodeHostname=$(hostname -s) NodeAddr=$node Port=$((port + number))" \
             "CPUs=$cpus RealMemory=$memory_mb Gres=gpu:$gpus State=UNKNOWN"
     done
 }

@@ -186,7 +186,8 @@ class SlurmQueue:
             "array_parallelism": profile.max_parallel or _UNLIMITED,
             "stderr_to_stdout": True,
             "setup": [*self._environment(), *profile.setup],
-            "srun_args": ["--kill-on-bad-exit=1"],
+            # One process of a job that dies, or that leads and leaves, would have the others wait for hours.
+            "srun_args": ["--kill-on-bad-exit=1", "--wait=60"],
             # Without it a node that goes down, or a preemption, would be the end of the job on some clusters.
             "additional_parameters": {"requeue": True, **profile.sbatch},
         }

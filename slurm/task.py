@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import submitit
 from submitit.helpers import DelayedSubmission
 
 
@@ -55,6 +56,20 @@ def resolve(target: str) -> Callable[..., Any]:
         return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"no function '{target}': {error}") from error
+
+
+def num_processes() -> int:
+    """Returns how many processes Slurm started for this job; 1 outside of one."""
+    return submitit.JobEnvironment().num_tasks if _is_on_slurm() else 1
+
+
+def leads() -> bool:
+    """Whether this is the first process of its job, or its only one."""
+    return not _is_on_slurm() or submitit.JobEnvironment().global_rank == 0
+
+
+def _is_on_slurm() -> bool:
+    return os.environ.get("SUBMITIT_EXECUTOR") == "slurm"
 
 
 def _redirect_output(path: str) -> None:

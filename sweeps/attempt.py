@@ -10,7 +10,7 @@ from pathlib import Path
 
 from submitit.core.utils import UncompletedJobError
 
-from slurm.task import resolve
+from slurm.task import leads, resolve
 from sweeps import ledger, snapshot
 from sweeps.record import RecordError, Result, is_disk_full, read_result, utc_now, write_result
 
@@ -36,6 +36,9 @@ def attempt(run_dir: str, token: str, worker: str = WORKER, code: str = "") -> N
         UncompletedJobError: submitit gave up a job that ran into its time limit too often.
     """
     folder = Path(run_dir)
+    if not leads():
+        resolve(worker)(folder)  # with the process that leads the job, which claims the run for all of them
+        return
     with ledger.claim(folder, wait_s=_WAIT_FOR_CLAIM_S) as taken:
         if not taken:
             ledger.append(folder, "busy", token=token)

@@ -222,7 +222,8 @@ class Sweep:
         return room
 
     def _is_orphan(self, event: ledger.Event) -> bool:
-        return event["executor"] == "local" and event["launcher"] != self._launcher
+        here = event.get("host") == socket.gethostname()
+        return here and event["executor"] == "local" and event["launcher"] != self._launcher
 
     def _submit_chunk(self, cells: Sequence[Cell]) -> bool:
         """Submits runs as one array; returns False when the cluster wants us to come back later."""

@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader
 from dualformer.data.dataset import TrainBatches, VideoDataset, collate
 from dualformer.optim import parameter_groups
 from sweeps import checkpoint, quiet
+from sweeps.distributed import ALONE, Team
 from sweeps.record import append_metrics
 from sweeps.run_config import RunConfig, TrainConfig
 
@@ -34,7 +35,12 @@ class TrainingError(RuntimeError):
 
 
 def train(
-    model: nn.Module, dataset: VideoDataset, config: RunConfig, device: torch.device, run_dir: Path
+    model: nn.Module,
+    dataset: VideoDataset,
+    config: RunConfig,
+    device: torch.device,
+    run_dir: Path,
+    team: Team = ALONE,
 ) -> dict[str, float]:
     """Trains `model` in place, from the newest checkpoint of `run_dir` where there is one.
 
@@ -52,21 +58,26 @@ def train(
     )
     progress, failures = Progress(run_dir, config.train), set()
     start = load_checkpoint(run_dir, model, optimizer, progress)
-    model.train()
-    for step, batch in enumerate(batches(dataset, config, start), start):
-        failures.update(batch["failures"])
+    network = team.parallel(model.train())
+    for step, batch in enumerate(batches(dataset, config, start, team), start):
+        failures.update(team.union(batch["failures"]))
         if len(failures) > config.data.max_failed_share * len(dataset):
             raise TrainingError(f"{len(failures)} of {len(dataset)} videos failed: {'; '.join(sorted(failures)[:5])}")
-        if not len(batch["label"]):
+        clips = int(team.sum(len(batch["label"])))
+        if not clips:
             continue
         rate = learning_rate(config.train, step)
         for group in optimizer.param_groups:
             group["lr"] = rate * group["lr_factor"]
         with quiet.shared() if device.type == "cpu" else contextlib.nullcontext():
-            loss = training_step(model, optimizer, batch, config, step, device)
+            share = len(batch["label"]) / (clips / team.size)
+            loss = training_step(network, optimizer, batch, config, step, device, share)
+        loss = team.sum(loss) / team.size
         if not math.isfinite(loss):
             raise TrainingError(f"loss is {loss} at step {step} on {', '.join(names(dataset, batch))}")
-        progress.step(step, loss, rate, len(batch["label"]))
+        if not team.leads:
+            continue
+        progress.step(step, loss, rate, clips)
         if config.train.save_every and (step + 1) % config.train.save_every == 0:
             save_checkpoint(run_dir, model, optimizer, progress, step + 1)
     return progress.summary()
@@ -79,11 +90,12 @@ def training_step(
     config: RunConfig,
     step: int,
     device: torch.device,
+    weight: float,
 ) -> float:
-    """One optimiser step; returns its loss."""
+    """One optimiser step; returns its loss, the mean over the batch times `weight`."""
     torch.manual_seed(step_seed(config.seed, step))
     clip, label = batch["clip"].to(device, non_blocking=True), batch["label"].to(device, non_blocking=True)
-    loss = functional.cross_entropy(model(clip), label, label_smoothing=config.train.label_smoothing)
+    loss = functional.cross_entropy(model(clip), label, label_smoothing=config.train.label_smoothing) * weight
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     optimizer.step()
@@ -108,14 +120,14 @@ def step_seed(seed: int, step: int) -> int:
     return seed * 1_000_003 + step
 
 
-def batches(dataset: VideoDataset, config: RunConfig, start: int) -> Iterator[dict[str, Any]]:
-    """Collated batches of the steps from `start` on."""
+def batches(dataset: VideoDataset, config: RunConfig, start: int, team: Team) -> Iterator[dict[str, Any]]:
+    """Collated batches of the steps from `start` on, this process' share of each."""
     sampler = TrainBatches(len(dataset), config.train.batch_size, seed=config.seed, start=start)
     workers = config.train.num_workers
     # A worker may be stuck in a broken file for good; better a run that fails with a reason than one that hangs.
     loader = DataLoader(
         dataset,
-        batch_sampler=sampler,
+        batch_sampler=team.share(sampler),
         num_workers=workers,
         collate_fn=collate,
         timeout=LOADER_TIMEOUT_S if workers else 0,

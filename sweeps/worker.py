@@ -6,6 +6,7 @@ status and why. Only what kills the process leaves no result; the launcher then 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import traceback
@@ -24,6 +25,8 @@ from dualformer.data.manifest import DataError
 from dualformer.data.reader import VideoError
 from dualformer.macs import count_macs, count_training_macs
 from dualformer.registry import ModelConfig, create_model
+from sweeps import distributed
+from sweeps.distributed import ALONE, Team
 from sweeps.evaluate import predict, score, write_predictions
 from sweeps.measure import measure
 from sweeps.record import Result, is_disk_full, provenance, utc_now, write_json, write_result
@@ -38,18 +41,31 @@ EXPECTED_ERRORS = (ConfigError, DataError, VideoError, TrainingError)
 def execute(run_dir: Path) -> None:
     """Runs the config in `run_dir` and writes its result, of any status.
 
+    Of several processes that share a run, the first does this and the others train when it does.
+
     Raises:
         OSError: the disk is full; the run counts as not finished.
     """
     run_dir = Path(run_dir)
     config = RunConfig.from_dict(json.loads((run_dir / "config.json").read_text()))
-    device = choose_device(config.device)
     prepare_torch(config)
+    with distributed.join() as team:
+        device = choose_device(config.device)
+        if team.leads:
+            lead(config, device, run_dir, team)
+            team.order("leave")
+        else:
+            follow(config, device, run_dir, team)
+
+
+def lead(config: RunConfig, device: torch.device, run_dir: Path, team: Team) -> None:
+    """Computes the run and writes its result."""
     circumstances = provenance(seed=config.seed, threads=config.threads, device=device.type)
+    circumstances["num_processes"] = team.size
     write_json(run_dir / "provenance.json", circumstances)
     outcome: dict[str, Any] = {}
     try:
-        for fields in run(config, device, run_dir):
+        for fields in run(config, device, run_dir, team):
             outcome |= fields
     except torch.OutOfMemoryError as error:
         outcome.update(status="oom", reason=first_line(error))
@@ -68,7 +84,16 @@ def execute(run_dir: Path) -> None:
     write_result(run_dir, Result(run_id=run_dir.name, **outcome))
 
 
-def run(config: RunConfig, device: torch.device, run_dir: Path) -> Iterator[dict[str, Any]]:
+def follow(config: RunConfig, device: torch.device, run_dir: Path, team: Team) -> None:
+    """Trains with the leader whenever it says so."""
+    while team.listen() == "train":
+        train_set, _ = build_datasets(config, build_model(config, num_classes=400).config)
+        model = build_model(config, num_classes=len(train_set.classes)).to(device)
+        with contextlib.suppress(TrainingError):  # the leader meets the same one, and its row says so
+            train(model, train_set, config, device, run_dir, team)
+
+
+def run(config: RunConfig, device: torch.device, run_dir: Path, team: Team = ALONE) -> Iterator[dict[str, Any]]:
     """Counts, times, trains and evaluates one model; yields the fields of its result as they become known.
 
     What was found before a failure is thus part of the failed run's row. A network that doesn't fit or doesn't compute
@@ -90,7 +115,8 @@ def run(config: RunConfig, device: torch.device, run_dir: Path) -> Iterator[dict
     if measured.status == "ok" and config.measure.latency:
         yield {"roofline_ms": lower_bound_ms(model, config.measure, device=device, threads=config.threads)}
     if trained and measured.status == "ok":
-        yield train(model, train_set, config, device, run_dir)
+        team.order("train")
+        yield train(model, train_set, config, device, run_dir, team)
         yield evaluate(model, test_set, config, device, run_dir)
 
 

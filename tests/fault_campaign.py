@@ -237,7 +237,7 @@ class Campaign:
         return sorted(run_dir.glob("checkpoints/[0-9]*.pt"))
 
     def _node(self) -> str:
-        return f"node{self.random.randint(1, 3)}"
+        return f"127.0.0.{self.random.randint(11, 13)}"
 
     def _daemon(self, order: str, name: str) -> None:
         run_cluster(self.cluster, order, name)

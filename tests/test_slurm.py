@@ -3,6 +3,7 @@
 Skipped where Slurm isn't installed or this isn't root; with DUALFORMER_REQUIRE_SLURM=1 that is a failure instead.
 """
 
+import json
 import os
 import shutil
 import socket
@@ -14,11 +15,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
+import yaml
 
 from slurm import queue
 from sweeps import launch, ledger, status
 from sweeps.grid import load_grid
 from sweeps.record import Result, read_lines, read_result
+from tests.small_run import MODEL, write_bright_and_dark
 
 pytestmark = pytest.mark.slurm
 
@@ -249,3 +253,23 @@ def test_each_run_gets_the_resources_it_asks_for(folder: Path):
     run("slow", "--no-wait", "--only", "seed=0", "seed=9")
     nodes = subprocess.run(["squeue", "-h", "-o", "%D"], capture_output=True, text=True, check=True).stdout.split()
     assert sorted(nodes) == ["1", "2"]
+
+
+def test_two_nodes_reach_the_weights_of_one_process(folder: Path):
+    write_bright_and_dark(Path("data"))
+    train = {"steps": 10, "batch_size": 8, "warmup_steps": 2, "log_every": 5, "save_every": 5}
+    # What is dropped at random depends on the shape of a process' share, so nothing is.
+    model = {**MODEL, "overrides": {**MODEL["overrides"], "drop_path_rate": 0.0}}
+    base = {"model": model, "data": {"root": "data"}, "train": train, "measure": {"latency": False}}
+    Path("four.yaml").write_text(yaml.safe_dump({"base": base}))
+    (run_dir,) = run_dirs()
+    weights = []
+    for nodes in (1, 2):
+        assert run("trained", "--set", f"resources.nodes={nodes}") == 0, read_result(run_dir)
+        saved = torch.load(run_dir / "kept.pt", weights_only=True)
+        weights.append(saved["model"])
+        assert json.loads((run_dir / "provenance.json").read_text())["num_processes"] == nodes
+        shutil.rmtree(run_dir)
+    one, two = weights
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=1e-3, atol=1e-5)
