@@ -118,7 +118,7 @@ def _typed(path: Path, text: pd.DataFrame) -> pd.DataFrame:
 
 
 def _column(path: Path, name: str, values: pd.Series) -> pd.Series:
-    kind = _kind(name)
+    kind = schema.kind(name)
     try:
         if kind is None:
             return _parsed(values)
@@ -127,15 +127,6 @@ def _column(path: Path, name: str, values: pd.Series) -> pd.Series:
         return values.astype("float64").astype(kind) if kind == "Int64" else values.astype(kind)
     except (TypeError, ValueError) as error:
         raise LoadError(f"{path}: column '{name}' should be {kind}: {error}") from None
-
-
-def _kind(name: str) -> str | None:
-    """The type the schema gives a column; None leaves it to the values (configuration)."""
-    if name.startswith(schema.FACTOR_PREFIXES):
-        return "float64"
-    if name.startswith(schema.PROVENANCE_PREFIX):
-        return schema.PROVENANCE.get(name.removeprefix(schema.PROVENANCE_PREFIX), "string")
-    return {**schema.IDENTITY, **schema.MEASURED, **schema.OPTIONAL}.get(name)
 
 
 def _parsed(values: pd.Series) -> pd.Series:

@@ -67,3 +67,12 @@ PROVENANCE = {
     "finished_utc": "string",
 }
 """What is carried over from a run's provenance: versions and hardware, never a host name, a path or a command."""
+
+
+def kind(name: str) -> str | None:
+    """The pandas type of a column; None leaves it to the values (configuration)."""
+    if name.startswith(FACTOR_PREFIXES):
+        return "float64"
+    if name.startswith(PROVENANCE_PREFIX):
+        return PROVENANCE.get(name.removeprefix(PROVENANCE_PREFIX), "string")
+    return {**IDENTITY, **MEASURED, **OPTIONAL}.get(name)
