@@ -56,7 +56,7 @@ class LocalPool:
         self._threads = threads
         self._code = code
         gpus = visible_gpus() if gpus is None else gpus
-        slots = list(gpus) or [""] * max(1, len(os.sched_getaffinity(0)) // threads)
+        slots = list(gpus) or [""] * max(1, cpu_count() // threads)
         if profile.max_parallel and profile.max_parallel > len(slots) and not gpus:
             slots = [""] * profile.max_parallel
         self._free = slots[: profile.max_parallel]
@@ -110,6 +110,16 @@ class LocalPool:
         job_id = process_id(int(job.job_id))
         self._running[job_id] = _Running(job, slot, folder)
         return job_id
+
+
+def cpu_count() -> int:
+    """Returns how many CPU cores this process may use, which a container's quota or an affinity can make few."""
+    allowed = len(os.sched_getaffinity(0))
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+    except (OSError, ValueError):
+        return allowed
+    return allowed if quota == "max" else max(1, min(allowed, int(quota) // int(period)))
 
 
 def visible_gpus() -> list[str]:

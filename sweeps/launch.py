@@ -68,6 +68,7 @@ def main(arguments: Sequence[str] | None = None, *, worker: str = WORKER) -> int
     expected = "" if executor.kind == "debug" else code.name
     sweep = Sweep(options.runs, grid.cells, executor, profile, worker=worker, code=expected, announce=_say)
     _say(f"{grid.name}: {len(sweep.cells)} runs, {len(sweep.results)} finished before; {executor.kind} executor")
+    _note_other_code(sweep, code.name)
     try:
         return _launch_and_leave(sweep, options, grid, executor.kind) if options.no_wait else _follow(sweep)
     except SubmitError as error:
@@ -115,9 +116,22 @@ def _follow(sweep: Sweep) -> int:
     except KeyboardInterrupt:
         _say("stopping...")
         sweep.stop()
-        _say(f"stopped: {_counts(sweep)}; the same command goes on from here")
+        _say(f"stopped: {_counts(sweep)}; jobs on a cluster go on; the same command goes on from here")
         return 1
     return _summary(sweep, clock)
+
+
+def _note_other_code(sweep: Sweep, code: str) -> None:
+    """Says so where finished runs and those to come would not be of one code; which of them to keep is up to people."""
+    codes = Counter()
+    for run_id in sweep.results:
+        with contextlib.suppress(OSError, ValueError):
+            codes[json.loads((sweep.runs / run_id / "provenance.json").read_text()).get("code")] += 1
+    if others := {found: count for found, count in codes.items() if found != code}:
+        told = ", ".join(f"{count} by {found}" for found, count in others.items())
+        _say(
+            f"note: this is code {code}, and finished runs were computed by other code ({told}); --retry ok redoes them"
+        )
 
 
 def _step(sweep: Sweep) -> list[str]:

@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from slurm.executors import DebugRunner, make_executor
-from slurm.local import LocalPool, process_ended, process_id, visible_gpus
+from slurm.local import LocalPool, cpu_count, process_ended, process_id, visible_gpus
 from slurm.profile import FOLDER, Profile, ProfileError, load_profile
 from slurm.task import Task, resolve
 
@@ -70,6 +70,17 @@ def test_one_task_for_each_gpu(tmp_path: Path):
     assert pool.capacity == 2
     run_all(pool, tasks(tmp_path / "runs", "tasks_for_executors:span", 3))
     assert {span["CUDA_VISIBLE_DEVICES"] for span in spans(tmp_path / "runs")} == {"4", "GPU-b"}
+
+
+def test_cores_are_those_that_the_process_may_use():
+    allowed = os.sched_getaffinity(0)
+    assert 1 <= cpu_count() <= len(allowed)
+    os.sched_setaffinity(0, {min(allowed)})
+    try:
+        assert cpu_count() == 1
+        assert LocalPool(Path("unused"), Profile(), gpus=[]).capacity == 1
+    finally:
+        os.sched_setaffinity(0, allowed)
 
 
 def test_gpus_are_those_the_user_left_visible(monkeypatch: pytest.MonkeyPatch):

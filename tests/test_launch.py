@@ -150,6 +150,13 @@ def test_an_edited_grid_adds_its_new_runs_and_keeps_the_old(folder: Path):
     assert [row["differs"]["seed"] for row in manifest["runs"]] == [0, 1, 3]
 
 
+def test_rows_of_other_code_are_pointed_out(folder: Path, capsys: pytest.CaptureFixture):
+    assert run("ok", executor="debug") == 0
+    (run_dirs()[0] / "provenance.json").write_text('{"code": "0123456789ab"}')
+    assert run("ok", executor="debug") == 0
+    assert "finished runs were computed by other code (1 by 0123456789ab)" in capsys.readouterr().out
+
+
 def test_launching_some_rows_does_not_forget_the_others(folder: Path):
     assert run("ok", executor="debug") == 0
     assert run("ok", "--only", "seed=1", executor="debug") == 0
