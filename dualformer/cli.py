@@ -1,5 +1,7 @@
 """`python -m dualformer`: classify a video, see what a model looked at, check a folder of videos.
 
+`compare` and `verify` look at results of sweeps and live in `analysis`.
+
 Errors are one line on stderr and exit status 2. `check-videos` ends with 1 where a video can't be used.
 """
 
@@ -7,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import importlib
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -28,9 +31,16 @@ from dualformer.weights import WeightsError, load_weights
 
 FRAMES_DRAWN = 8
 
+ELSEWHERE = {"compare": "analysis.compare:main", "verify": "analysis.verify:main"}
+"""Commands of other packages, named as models are in the registry, because the library imports nothing built on it."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status."""
+    command, *rest = (sys.argv[1:] if argv is None else argv) or [""]
+    if command in ELSEWHERE:
+        module, function = ELSEWHERE[command].split(":")
+        return getattr(importlib.import_module(module), function)(rest)
     arguments = _parser().parse_args(argv)
     try:
         return arguments.run(arguments)
@@ -86,6 +96,7 @@ def check_videos(arguments: argparse.Namespace) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m dualformer", description="Video models on single videos.")
+    parser.epilog = f"About results of sweeps: {', '.join(ELSEWHERE)}; each has its own --help."
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     command = _command(commands, "predict", predict, "the five most probable classes of a video")
