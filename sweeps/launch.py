@@ -27,7 +27,7 @@ from typing import NoReturn
 
 from dualformer.config import ConfigError
 from slurm.executors import KINDS, SubmitError, make_executor
-from slurm.profile import ProfileError, load_profile
+from slurm.profile import Profile, ProfileError, load_profile
 from sweeps import ledger, plan, snapshot
 from sweeps.attempt import WORKER
 from sweeps.grid import Grid, load_grid
@@ -54,12 +54,22 @@ def main(arguments: Sequence[str] | None = None, *, worker: str = WORKER) -> int
         if options.dry_run:
             print("\n".join(plan.describe(grid, options.runs, profile)))
             return 0
-        threads = max(cell.config.threads for cell in grid.cells)
-        code = snapshot.take(options.runs)
-        executor = make_executor(options.executor, options.runs / SUBMISSIONS, profile, threads=threads, code=code)
-    except (ConfigError, ProfileError) as error:
+        sweep = _open(options, grid, profile, worker)
+    except (ConfigError, ProfileError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    try:
+        return _launch_and_leave(sweep, options, grid) if options.no_wait else _follow(sweep)
+    except SubmitError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1 if sweep.active or sweep.results else 2
+
+
+def _open(options: argparse.Namespace, grid: Grid, profile: Profile, worker: str) -> Sweep:
+    """Prepares all that a sweep needs on disk, and starts nothing yet."""
+    threads = max(cell.config.threads for cell in grid.cells)
+    code = snapshot.take(options.runs)
+    executor = make_executor(options.executor, options.runs / SUBMISSIONS, profile, threads=threads, code=code)
     write_manifest(options.runs, grid)
     write_json(options.runs / f".{grid.name}.launch.json", {"arguments": _again(options), "folder": os.getcwd()})
     for cell in grid.cells:
@@ -69,11 +79,7 @@ def main(arguments: Sequence[str] | None = None, *, worker: str = WORKER) -> int
     sweep = Sweep(options.runs, grid.cells, executor, profile, worker=worker, code=expected, announce=_say)
     _say(f"{grid.name}: {len(sweep.cells)} runs, {len(sweep.results)} finished before; {executor.kind} executor")
     _note_other_code(sweep, code.name)
-    try:
-        return _launch_and_leave(sweep, options, grid, executor.kind) if options.no_wait else _follow(sweep)
-    except SubmitError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1 if sweep.active or sweep.results else 2
+    return sweep
 
 
 def write_manifest(runs: Path, grid: Grid) -> None:
@@ -146,9 +152,9 @@ def _step(sweep: Sweep) -> list[str]:
             time.sleep(_FULL_DISK_S)
 
 
-def _launch_and_leave(sweep: Sweep, options: argparse.Namespace, grid: Grid, kind: str) -> int:
+def _launch_and_leave(sweep: Sweep, options: argparse.Namespace, grid: Grid) -> int:
     """Submits what a cluster takes now; the rest, and all local runs, are left to a detached launcher."""
-    if kind == "slurm":
+    if sweep.outlives_launcher:
         sweep.step()
     if sweep.num_waiting:
         process = start_detached(options.runs, grid.name, _again(options))

@@ -87,6 +87,11 @@ class Sweep:
         return len(self.results) == len(self.cells)
 
     @property
+    def outlives_launcher(self) -> bool:
+        """Whether submitted runs need no launcher to come to their end."""
+        return self._executor.kind == "slurm"
+
+    @property
     def num_waiting(self) -> int:
         """Runs that nobody was asked to compute yet."""
         return len(self._waiting)

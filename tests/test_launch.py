@@ -199,6 +199,12 @@ def test_wrong_flags_exit_with_2_and_start_nothing(folder: Path, flags: list[str
     assert status == 2 and message in capsys.readouterr().err and not Path("runs").exists()
 
 
+def test_a_runs_folder_that_cannot_be_made_is_an_error_of_its_own(folder: Path, capsys: pytest.CaptureFixture):
+    Path("runs").write_text("a file is in the way")
+    assert run("ok") == 2
+    assert "error: " in capsys.readouterr().err
+
+
 def test_the_script_starts_without_an_installed_package(folder: Path):
     script = TESTS.parent / "sweeps" / "launch.py"
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
