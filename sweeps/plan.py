@@ -4,24 +4,34 @@ from __future__ import annotations
 
 import datetime
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from slurm.profile import Profile
-from sweeps import ledger
+from sweeps import cost, ledger
 from sweeps.grid import Cell, Grid
 from sweeps.record import read_result
 
 
 def describe(grid: Grid, runs: Path, profile: Profile) -> Iterator[str]:
-    """Yields a line for every run (id, state, what differs, resources), then the sum."""
+    """Yields a line for every run (id, state, what differs, resources, training by measured rates), then the sums."""
     missing = []
+    costs = cost.estimate(grid.cells, cost.read_rows(runs))
     for cell in grid.cells:
         result = read_result(runs / cell.run_id)
         missing += [] if result else [cell]
-        yield f"{cell.run_id}  {result.status if result else 'to do':8}{cell.label}  [{_needs(cell, profile)}]"
+        state = result.status if result else "to do"
+        yield f"{cell.run_id}  {state:8}{cell.label}  [{_needs(cell, profile)}]{_training(costs, cell)}"
     yield f"{grid.name}: {len(grid.cells)} runs, {len(missing)} to do; nothing was started"
+    known = [costs[cell.run_id] for cell in missing if cell.run_id in costs]
+    if any(plan.device_hours for plan in known):
+        yield f"training, by measured rates: {cost.summary(known, len(missing) - len(known), devices=1)}"
     yield _estimate(missing, [runs / cell.run_id for cell in grid.cells], profile)
+
+
+def _training(costs: Mapping[str, cost.Cost], cell: Cell) -> str:
+    plan = costs.get(cell.run_id)
+    return f"  {cost.describe(plan)}" if plan and plan.device_hours else ""
 
 
 def hours(run_dir: Path) -> float | None:

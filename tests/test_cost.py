@@ -6,7 +6,8 @@ import pytest
 
 from analysis import collect
 from dualformer.macs import count_training_macs
-from sweeps import cost
+from slurm.profile import load_profile
+from sweeps import cost, plan
 from sweeps.grid import load_grid
 from sweeps.record import Result, write_result
 
@@ -32,8 +33,8 @@ def finish(runs, cell, **fields):
 
 
 def test_arithmetic():
-    plan = cost.training_cost(clips=7200, clips_per_s=2, joules_per_clip=500)
-    assert (plan.device_hours, plan.energy_kwh) == (1, 1)
+    planned = cost.training_cost(clips=7200, clips_per_s=2, joules_per_clip=500)
+    assert (planned.device_hours, planned.energy_kwh) == (1, 1)
     assert cost.training_cost(clips=7200, clips_per_s=2, watts=400).energy_kwh == pytest.approx(0.4)
     assert cost.training_cost(clips=7200, clips_per_s=2).energy_kwh is None
 
@@ -54,8 +55,8 @@ def test_published_training_time_is_plausible():
     """
     clips, gpus, published_h = 30 * 240_000, 8, 31
     clips_per_s = clips / (published_h * 3600 * gpus)
-    plan = cost.training_cost(clips, clips_per_s)
-    assert plan.device_hours / gpus == pytest.approx(published_h)
+    planned = cost.training_cost(clips, clips_per_s)
+    assert planned.device_hours / gpus == pytest.approx(published_h)
     gflops = 2 * count_training_macs("dualformer_tiny").total / 1e9
     reached = gflops * clips_per_s / 19_500
     assert 0.05 < reached < 0.5
@@ -73,8 +74,8 @@ def test_rate_of_a_run_holds_for_other_seeds_and_steps_and_no_other_network(grid
 
 def test_forward_throughput_gives_a_guess_that_is_called_one(grid, tmp_path):
     finish(tmp_path / "runs", grid.cells[0], throughput_clips_per_s=6.0)
-    plan = cost.estimate(grid.cells, cost.read_rows(tmp_path / "runs"))[grid.cells[1].run_id]
-    assert plan.device_hours == pytest.approx(0.5) and "guess" in plan.ground
+    planned = cost.estimate(grid.cells, cost.read_rows(tmp_path / "runs"))[grid.cells[1].run_id]
+    assert planned.device_hours == pytest.approx(0.5) and "guess" in planned.ground
 
 
 def test_other_data_or_batch_is_no_rate_of_training(grid, tmp_path):
@@ -95,8 +96,8 @@ def test_runs_and_their_table_give_the_same_plan(grid, tmp_path):
 
 def test_nothing_trained_costs_nothing(tmp_path):
     (tmp_path / "counts.yaml").write_text("base: {measure.latency: false}")
-    [plan] = cost.estimate(load_grid(tmp_path / "counts.yaml").cells, []).values()
-    assert (plan.device_hours, plan.energy_kwh) == (0, 0)
+    [planned] = cost.estimate(load_grid(tmp_path / "counts.yaml").cells, []).values()
+    assert (planned.device_hours, planned.energy_kwh) == (0, 0)
 
 
 def test_command_plans_a_grid(grid, tmp_path, capsys):
@@ -107,6 +108,15 @@ def test_command_plans_a_grid(grid, tmp_path, capsys):
     assert [("30 min" in row, "rate unknown" in row) for row in rows] == [(True, False)] * 2 + [(False, True)] * 2
     assert "1 h of devices, 30 min on 2 of them, 0.1 kWh; 2 more runs have no measured rate" in total
     assert cost.main(["--grid", "nothing.yaml"]) == 2
+
+
+def test_dry_run_shows_the_plan(grid, tmp_path):
+    finish(tmp_path / "runs", grid.cells[0], train_clips_per_s=2.0)
+    *rows, total, training, _ = plan.describe(grid, tmp_path / "runs", load_profile(None))
+    assert ["30 min (2 clips/s measured in training)" in row for row in rows] == [True, True, False, False]
+    assert "3 to do" in total
+    assert training.startswith("training, by measured rates: 30 min of devices")
+    assert training.endswith("2 more runs have no measured rate")
 
 
 def test_command_plans_a_recipe(capsys):
