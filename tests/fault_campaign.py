@@ -98,9 +98,17 @@ class Campaign:
     def launch(self) -> None:
         """Starts a launcher as a user would."""
         command = [sys.executable, *LAUNCH, "--profile", "profile.yaml", "--executor", "slurm"]
-        with open(self.folder / "launch.log", "ab") as log:
+        with open(self._log(len(self.launchers)), "wb") as log:
             process = subprocess.Popen(command, cwd=self.folder, stdout=log, stderr=log, start_new_session=True)
         self.launchers.append(process)
+
+    def _log(self, number: int) -> Path:
+        return self.folder / f"launch-{number}.log"
+
+    def launcher_starting(self) -> bool:
+        """Whether a launcher may still be about to copy the code, which it tells when it has."""
+        alive = (number for number, process in enumerate(self.launchers) if process.poll() is None)
+        return any("slurm executor" not in self._log(number).read_text() for number in alive)
 
     def launcher_alive(self) -> bool:
         return any(process.poll() is None for process in self.launchers)
@@ -205,7 +213,9 @@ class Campaign:
         return True
 
     def edit_code(self) -> bool:
-        """The checkout is broken for some seconds, in which jobs start."""
+        """The checkout is broken for some seconds, in which jobs start (and no launch copies it)."""
+        if self.launcher_starting():
+            return False
         path = self.folder / "code" / "sweeps" / "worker.py"
         text = path.read_text()
         path.write_text("raise RuntimeError('half-edited')\n" + text)
@@ -326,6 +336,7 @@ def verdict(campaign: Campaign) -> dict[str, list[str]]:
     for run_dir in campaign.run_dirs():
         name, events = run_dir.name, ledger.read(run_dir)
         result, calm = read_result(run_dir), read_result(campaign.folder / "calm" / run_dir.name)
+        broken["code"] += [name for event in events if event["event"] == "start" and event["code"] != launched]
         if result is None or result.status != "ok":
             broken["present"].append(f"{name}: {result.reason if result else 'no result'}")
             continue
@@ -338,7 +349,6 @@ def verdict(campaign: Campaign) -> dict[str, list[str]]:
             broken["steps"].append(f"{name}: went back {back} steps")
         if timeless(result.to_dict()) != timeless(calm.to_dict()) or not same_predictions(run_dir, campaign.folder):
             broken["equal"].append(name)
-        broken["code"] += [name for event in events if event["event"] == "start" and event["code"] != launched]
     return broken
 
 
