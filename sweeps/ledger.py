@@ -21,6 +21,7 @@ process dies, whatever it died of.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import socket
@@ -132,4 +133,9 @@ def _try_lock(descriptor: int, mode: int) -> bool:
         fcntl.lockf(descriptor, mode | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:
+        if error.errno in (errno.ENOLCK, errno.ENOTSUP):
+            message = "the file system of the runs folder has no file locks; put --runs elsewhere"
+            raise OSError(error.errno, message) from None
+        raise
     return True

@@ -1,3 +1,4 @@
+import errno
 import subprocess
 import sys
 from pathlib import Path
@@ -83,3 +84,12 @@ def test_open_submission_is_the_newest_not_known_to_have_ended(names: list[str],
 def test_a_retry_counts_lost_attempts_afresh():
     assert ledger.num_lost(events("submit", "lost", "submit", "lost")) == 2
     assert ledger.num_lost(events("submit", "lost", "retry", "submit", "lost")) == 1
+
+
+def test_a_file_system_without_locks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(ledger.fcntl, "lockf", refuse)
+    with pytest.raises(OSError, match="no file locks; put --runs elsewhere"), ledger.claim(tmp_path):
+        pass
