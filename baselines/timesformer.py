@@ -15,6 +15,7 @@ Shapes: B batch, T frames, (h, w) patches of a frame, N = h * w, C channels. Tok
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Literal
 
 import torch
@@ -42,6 +43,18 @@ class TimeSformerConfig(ViTConfig):
 
     def build(self) -> TimeSformer:
         return TimeSformer(self)
+
+    def matrix_work(self, *, include_head: bool) -> int:
+        t, n, dim = self.num_frames, math.prod(self.frame_grid), self.embed_dim
+        if self.attention_type == "divided":
+            over_time = self.attention_macs(sequences=n, length=t) + t * n * dim**2
+            block = over_time + self.attention_macs(sequences=t, length=1 + n) + self.mlp_macs(1 + t * n)
+        elif self.attention_type == "joint":
+            block = self.attention_macs(sequences=1, length=1 + t * n) + self.mlp_macs(1 + t * n)
+        else:
+            block = self.attention_macs(sequences=t, length=1 + n) + self.mlp_macs(t * (1 + n))
+        stem = t * n * dim * 3 * self.patch_size**2
+        return stem + self.depth * block + include_head * dim * self.num_classes
 
 
 def _image_weights(state: State, model: TimeSformer) -> State:

@@ -82,6 +82,23 @@ class VideoSwinConfig(ModelConfig):
     def build(self) -> VideoSwin:
         return VideoSwin(self)
 
+    def matrix_work(self, *, include_head: bool) -> int:
+        total, in_values = 0, 3 * math.prod(self.patch_size)
+        for stage, depth in enumerate(self.depths):
+            dim, grid = self.stage_dim(stage), self.stage_grid(stage)
+            tokens = math.prod(grid)
+            total += tokens * in_values * dim
+            total += depth * (_window_macs(dim, grid, self.window_size) + 2 * tokens * dim * int(dim * self.mlp_ratio))
+            in_values = 4 * dim  # what merging joins
+        return total + include_head * dim * self.num_classes
+
+
+def _window_macs(dim: int, grid: Size, window_size: Size) -> int:
+    """Multiply-accumulates of `WindowAttention`: padded tokens are projected and attended like all others."""
+    window = [min(size, w) for size, w in zip(grid, window_size)]
+    padded = math.prod(-(-size // w) * w for size, w in zip(grid, window))
+    return 4 * padded * dim**2 + 2 * padded * math.prod(window) * dim
+
 
 def _image_weights(state: State, model: VideoSwin) -> State:
     """2D Swin to 3D (upstream's inflation): kernels by `inflate`, bias tables once for every offset in time."""
@@ -288,10 +305,8 @@ class WindowAttention(nn.Module):
         return dict(zip(("nt", "nh", "nw", "wt", "wh", "ww"), (*self.counts, *self.window)))
 
     def macs(self) -> int:
-        """Multiply-accumulates for one sample: padded tokens are projected and attended like all others."""
-        dim, k = self.proj.in_features, math.prod(self.window)
-        n = math.prod(self.counts) * k
-        return 4 * n * dim * dim + 2 * n * k * dim
+        """Multiply-accumulates for one sample."""
+        return _window_macs(self.proj.in_features, self.grid, self.window)
 
 
 class PatchMerging(nn.Module):

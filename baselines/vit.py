@@ -59,6 +59,13 @@ class ViTConfig(ModelConfig):
         """Tokens of one frame, height and width."""
         return self.crop_size[0] // self.patch_size, self.crop_size[1] // self.patch_size
 
+    def attention_macs(self, sequences: int, length: int) -> int:
+        """Multiply-accumulates of `SelfAttention` within each of so many sequences: projections and both products."""
+        return sequences * length * (4 * self.embed_dim**2 + 2 * length * self.embed_dim)
+
+    def mlp_macs(self, tokens: int) -> int:
+        return tokens * 2 * self.embed_dim * int(self.embed_dim * self.mlp_ratio)
+
 
 class SelfAttention(nn.Module):
     """Attention of all tokens to all tokens, [B, N, C] -> [B, N, C]."""

@@ -29,6 +29,7 @@ Shapes: B batch, (t, h, w) tubelet grid, N = t * h * w, C channels.
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 
 import torch
@@ -65,6 +66,12 @@ class ViViTConfig(ViTConfig):
 
     def build(self) -> ViViT:
         return ViViT(self)
+
+    def matrix_work(self, *, include_head: bool) -> int:
+        n, dim = math.prod(self.grid), self.embed_dim
+        stem = n * dim * 3 * self.tubelet_frames * self.patch_size**2
+        block = self.attention_macs(sequences=1, length=1 + n) + self.mlp_macs(1 + n)
+        return stem + self.depth * block + include_head * dim * self.num_classes
 
 
 def _merge_qkv(state: State, model: ViViT) -> State:

@@ -13,9 +13,10 @@ Shapes: B batch, T x H x W input clip or token grid, C channels.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import partial
+from functools import lru_cache, partial
 from typing import Literal
 
 import torch
@@ -138,6 +139,26 @@ class DualFormerConfig(ModelConfig):
 
     def build(self) -> DualFormer:
         return DualFormer(self)
+
+    def matrix_work(self, *, include_head: bool) -> int:
+        total, in_dim = 0, 3
+        for stage, dim in enumerate(self.embed_dims):
+            tokens = math.prod(self.stage_grid(stage))
+            letters = self.stage_letters(stage)
+            patch = self.patch_size if stage == 0 else (1, 2, 2)
+            total += tokens * dim * in_dim * math.prod(patch)
+            total += tokens * dim * 3**3 if self.position == "peg" else 0
+            total += sum(_attention_macs(letter, self.stage_attention(stage)) for letter in letters)
+            total += len(letters) * 2 * tokens * dim * int(dim * self.mlp_ratio)
+            in_dim = dim
+        return total + include_head * in_dim * self.num_classes
+
+
+@lru_cache(maxsize=10_000)
+def _attention_macs(letter: str, config: AttentionConfig) -> int:
+    """What one attention says of itself; a network has many of a kind."""
+    with torch.device("meta"):
+        return ATTENTIONS[letter](config).macs()
 
 
 def _image_weights(state: State, model: DualFormer) -> State:

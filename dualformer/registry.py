@@ -63,6 +63,10 @@ class ModelConfig(Config):
         """Returns the network with fresh weights."""
         raise NotImplementedError(f"{type(self).__name__} must say which network it builds")
 
+    def matrix_work(self, *, include_head: bool) -> int:
+        """Returns the multiply-accumulates of one view without norms, by arithmetic on these fields alone."""
+        raise NotImplementedError(f"{type(self).__name__} has no closed form of its cost; dualformer.count_macs counts")
+
 
 def list_models(pattern: str = "*") -> list[str]:
     """Returns the sorted model names that match a shell wildcard pattern."""

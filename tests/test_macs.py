@@ -65,6 +65,28 @@ def test_closed_form_of_the_network_equals_count(pattern, changes):
         assert closed_form(config, include_head=include_head) == count.matrix_work
 
 
+@pytest.mark.parametrize("name", list_models())
+def test_every_model_has_a_closed_form_equal_to_its_count(name):
+    small = reduced(name)
+    for changes in ({}, small, small | {"num_frames": 6, "crop_size": (48, 80), "mlp_ratio": 3.0, "num_classes": 7}):
+        for include_head in (False, True):
+            count = count_macs(name, include_head=include_head, **changes)
+            assert closed_form(model_config(name, **changes), include_head=include_head) == count.matrix_work
+
+
+def test_configurations_by_the_thousand():
+    """Every count of a sweep over all models, without a network: seconds where counting would take minutes."""
+    counts = {
+        (name, frames, side): closed_form(model_config(name, num_frames=frames, crop_size=side))
+        for name in list_models()
+        for frames in range(2, 42, 4)
+        for side in range(64, 224, 16)
+    }
+    assert len(counts) == 1000
+    for name in list_models():
+        assert counts[name, 2, 64] < counts[name, 2, 208] < counts[name, 38, 208]
+
+
 class Wrapped(nn.Module):
     """An attention as a model without other matrix work: the clip's values become the channels."""
 
