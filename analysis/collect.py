@@ -31,6 +31,7 @@ if __name__ == "__main__":
     sys.path[0] = str(ROOT)
 
 from analysis import schema  # noqa: E402
+from analysis.result_set import flat  # noqa: E402
 
 Row = dict[str, Any]
 DEVICE = schema.PROVENANCE_PREFIX + "device_name"
@@ -138,8 +139,8 @@ def _row(runs: Path, expected: Mapping[str, Any]) -> Row:
     """Everything known about one expected run: configuration, result, provenance."""
     run_id = expected["run_id"]
     folder = runs / run_id
-    configuration = _flat(_read_json(folder / "config.json") or expected.get("differs") or {})
-    provenance = _flat(_read_json(folder / "provenance.json") or {})
+    configuration = flat(_read_json(folder / "config.json") or expected.get("differs") or {})
+    provenance = flat(_read_json(folder / "provenance.json") or {})
     return {
         **configuration,
         **{schema.PROVENANCE_PREFIX + name: provenance.get(name) for name in schema.PROVENANCE},
@@ -162,7 +163,7 @@ def _result(folder: Path, run_id: str) -> Row:
         raise CollectError(f"'{path}' is the result of run {result.get('run_id')}, not of {run_id}")
     if result.get("status") not in schema.STATUSES:
         raise CollectError(f"'{path}' has the unknown status {result.get('status')!r}")
-    return _flat(result)
+    return flat(result)
 
 
 def _manifest(grid: Mapping[str, Any], device: str, rows: list[Row], allow_mixed_commits: bool) -> dict[str, Any]:
@@ -193,14 +194,6 @@ def _manifest(grid: Mapping[str, Any], device: str, rows: list[Row], allow_mixed
 def _differing(grid: Mapping[str, Any]) -> list[str]:
     """The fields in which runs of the grid differ, in the grid's own order of axes."""
     return list(dict.fromkeys(name for run in grid["runs"] for name in run.get("differs") or {}))
-
-
-def _flat(nested: Mapping[str, Any], prefix: str = "") -> Row:
-    """Dotted columns; an empty mapping is no column at all."""
-    flat: Row = {}
-    for name, value in nested.items():
-        flat.update(_flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value})
-    return flat
 
 
 def _cell(value: Any) -> Any:

@@ -81,12 +81,14 @@ class Pair:
         a: the metric of A's run.
         b: the metric of B's run.
         draws: bootstrap draws of b / a; None where no samples were kept.
+        disturbed: what the two rows say disturbed their timing, in words.
     """
 
     label: str
     a: float
     b: float
     draws: np.ndarray | None
+    disturbed: tuple[str, ...] = ()
 
     @property
     def ratio(self) -> float:
@@ -105,7 +107,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for letter, side in (("A", a), ("B", b)):
         commits = result_set.values(side.rows, "provenance.commit")
         print(f"{letter}: {side.name}, {len(side.rows)} rows, commit {', '.join(commits) or 'unknown'}")
-    print("\n".join([*table(pairs, options.metric), *(f"left out: {reason}" for reason in left_out)]))
+    print("\n".join(table(pairs, options.metric)))
+    for pair in pairs:
+        for flag in pair.disturbed:
+            print(f"disturbed: {pair.label}: {flag}")
+    for reason in left_out:
+        print(f"left out: {reason}")
     return 0
 
 
@@ -157,7 +164,10 @@ def compare(a: Side, b: Side, metric: str = LATENCY, across: Iterable[str] = ())
         if not lacking:
             samples = [side.samples_ms.get(row["run_id"]) for side, row in ((a, row_a), (b, row_b))]
             draws = ratio_draws(samples[1], samples[0], random) if metric == LATENCY and all(samples) else None
-            pairs.append(Pair(label, row_a[metric], row_b[metric], draws))
+            flags = [
+                f"{letter}: {flag}" for letter, row in (("A", row_a), ("B", row_b)) for flag in row.get("flags", ())
+            ]
+            pairs.append(Pair(label, row_a[metric], row_b[metric], draws, tuple(flags)))
     if not pairs:
         raise CompareError(_no_pair(a, b, joined, left_out, metric))
     return pairs, left_out

@@ -83,6 +83,15 @@ def test_table_has_no_interval_and_says_why(a, tmp_path, capsys):
     assert "no difference" not in output
 
 
+def test_what_disturbed_a_timing_is_said(a, tmp_path, capsys):
+    b = write(tmp_path / "b", seed=1)
+    edit(b, "result", flags=["other processes used 1.3 cores"])
+    assert compare.main([str(a), str(b)]) == 0
+    output = capsys.readouterr().out
+    assert "disturbed: model.attention=LG: B: other processes used 1.3 cores" in output
+    assert output.count("disturbed: ") == 2
+
+
 def test_counts_are_exact(a, tmp_path, capsys):
     b = write(tmp_path / "b", seed=1)
     edit(b, "result", gmacs_per_view=0.2)
