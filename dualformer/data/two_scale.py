@@ -84,7 +84,7 @@ class TwoScaleConfig(Config):
     num_targets: int = 12
     clutter: float = 0.2
     event_contrast: float = 60.0
-    dot_contrast: float = 54.0
+    dot_contrast: float = 60.0
     tint_contrast: float = 40.0
     noise: float = 5.0
 
