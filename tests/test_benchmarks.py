@@ -22,4 +22,5 @@ def test_saved_benchmark_says_what_it_is(tmp_path):
         info = item["extra_info"]
         assert (info["letter"], info["grid"], info["dtype"]) == ("G", [4, 4, 4], "float32")
         assert (info["device"], info["threads"]) == ("cpu", 1)
+        assert isinstance(info["flags"], list) and info["machine"]["cpu_busy_s"] > 0
         assert info["device_name"] and info["torch"] and info["macs_per_clip"] > 0

@@ -7,7 +7,8 @@
 Environment: BENCHMARK_DEVICE (cpu, cuda), BENCHMARK_DTYPE (float32, bfloat16, float16), BENCHMARK_THREADS (of the CPU).
 
 Each attention is the one that DualFormer-T has at that grid. It is compared with its naive twin before it is timed; a
-wrong one fails and shows no time. `extra_info` says what a saved file needs to be compared with another.
+wrong one fails and shows no time. `extra_info` says what a saved file needs to be compared with another: device,
+precision, versions, clocks, and what disturbed the timing.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from torch import Tensor
 from dualformer.attention import ATTENTIONS, Attention
 from dualformer.reference import naive
 from dualformer.registry import model_config
+from sweeps import machine
 from sweeps.measure import TOLERANCE, settings
 from sweeps.record import provenance
 from sweeps.run_config import MeasureConfig
@@ -74,7 +76,10 @@ def test_attention(benchmark, circumstances, letter, stage, backward):
     benchmark.extra_info.update(circumstances, letter=letter, grid=grid, macs_per_clip=attention.macs())
     try:
         check(attention, x)
+        before = machine.observe(torch.device(DEVICE))
         benchmark(run, attention, x, DTYPE)
+        after = machine.observe(torch.device(DEVICE))
+        benchmark.extra_info.update(machine=after, flags=machine.flags(before, after, torch.device(DEVICE)))
     except torch.OutOfMemoryError as error:
         pytest.skip(f"out of memory: {error}")
 
