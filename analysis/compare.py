@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from analysis import result_set, schema
-from analysis.result_set import ResultSetError, Row
+from analysis.result_set import ResultSetError, Row, is_number
 
 LATENCY = "latency_ms_p50"
 METRICS = tuple(name for name, kind in {**schema.MEASURED, **schema.OPTIONAL}.items() if kind in ("float64", "Int64"))
@@ -106,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     for letter, side in (("A", a), ("B", b)):
         commits = result_set.values(side.rows, "provenance.commit")
-        print(f"{letter}: {side.name}, {len(side.rows)} rows, commit {', '.join(commits) or 'unknown'}")
+        print(f"{letter}: {side.name}, {len(side.rows)} rows, commit {', '.join(map(str, commits)) or 'unknown'}")
     print("\n".join(table(pairs, options.metric)))
     for pair in pairs:
         for flag in pair.disturbed:
@@ -127,7 +127,9 @@ def read_side(name: str) -> Side:
     sets = result_set.read(Path(path))
     if torn := [problem for found in sets for problem in found.problems if "is not" in problem]:
         raise CompareError("; ".join(torn))
-    rows = [row for found in sets for row in found.rows if row.get("provenance.commit", "").startswith(commit)]
+    rows = [row for found in sets for row in found.rows if str(row.get("provenance.commit", "")).startswith(commit)]
+    if not all(isinstance(row.get("run_id"), str) for row in rows):
+        raise CompareError(f"rows of '{path}' have no run_id that is text")
     if not rows:
         raise ResultSetError(f"no row of '{path}'" + (f" comes from commit {commit}" if commit else ""))
     return Side(name, rows, {run_id: times for found in sets for run_id, times in found.samples_ms.items()})
@@ -159,13 +161,13 @@ def compare(a: Side, b: Side, metric: str = LATENCY, across: Iterable[str] = ())
     random = np.random.default_rng(0)
     pairs = []
     for (row_a, row_b), label in zip(joined, _labels(joined)):
-        lacking = [(letter, row) for letter, row in (("A", row_a), ("B", row_b)) if metric not in row]
+        lacking = [(letter, row) for letter, row in (("A", row_a), ("B", row_b)) if not is_number(row.get(metric))]
         left_out += [f"{label}: {letter} has no {metric} ({_why(row)})" for letter, row in lacking]
         if not lacking:
             samples = [side.samples_ms.get(row["run_id"]) for side, row in ((a, row_a), (b, row_b))]
             draws = ratio_draws(samples[1], samples[0], random) if metric == LATENCY and all(samples) else None
             flags = [
-                f"{letter}: {flag}" for letter, row in (("A", row_a), ("B", row_b)) for flag in row.get("flags", ())
+                f"{letter}: {flag}" for letter, row in (("A", row_a), ("B", row_b)) for flag in result_set.flags(row)
             ]
             pairs.append(Pair(label, row_a[metric], row_b[metric], draws, tuple(flags)))
     if not pairs:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -61,8 +62,15 @@ def read_table(path: Path) -> ResultSet:
     """Reads what `collect.py` wrote: `<device>.csv`, with `<device>.manifest.json` beside it."""
     problems: list[str] = []
     manifest = _object(path.with_suffix(".manifest.json"), problems)
-    with open(path, newline="", encoding="utf-8") as file:
-        rows = [{name: _value(name, text) for name, text in row.items() if text} for row in csv.DictReader(file)]
+    rows = []
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            for number, row in enumerate(csv.DictReader(file), start=1):
+                if row.pop(None, None):
+                    problems.append(f"{path} is not a table: row {number} has more cells than there are columns")
+                rows.append({name: _value(name, text) for name, text in row.items() if text})
+    except (csv.Error, UnicodeDecodeError) as error:
+        problems.append(f"{path} is not a table: {error}")
     return ResultSet(path, rows, [manifest] if manifest else [], {}, problems)
 
 
@@ -79,7 +87,8 @@ def read_runs(folder: Path) -> ResultSet:
         config = _object(path.with_name("config.json"), problems) or {}
         provenance = _object(path.with_name("provenance.json"), problems) or {}
         about = {schema.PROVENANCE_PREFIX + name: value for name, value in provenance.items()}
-        rows.append({name: value for name, value in flat({**config, **about, **result}).items() if value is not None})
+        fields = flat({**config, **about, **result, "run_id": path.parent.name})
+        rows.append({name: value for name, value in fields.items() if value is not None})
         samples[path.parent.name] = _samples(path.with_name("measurement.json"))
     manifests = [found for path in sorted(folder.glob("*.grid.json")) if (found := _object(path, problems))]
     return ResultSet(folder, rows, manifests, samples, problems)
@@ -100,6 +109,17 @@ def configuration(row: Mapping[str, Any]) -> Row:
     return {name: value for name, value in row.items() if name not in found and not name.startswith(prefixes)}
 
 
+def flags(row: Mapping[str, Any]) -> list[str]:
+    """What a row says disturbed its timing."""
+    said = row.get("flags")
+    return [str(flag) for flag in said] if isinstance(said, list) else []
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a finite number, which true and false are not."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
 def values(rows: Iterable[Mapping[str, Any]], name: str) -> list[Any]:
     """The different values of a field, absent ones left out, in an order that doesn't depend on the rows'."""
     return sorted({json.dumps(row[name]): row[name] for row in rows if name in row}.values(), key=json.dumps)
@@ -107,7 +127,8 @@ def values(rows: Iterable[Mapping[str, Any]], name: str) -> list[Any]:
 
 def _samples(path: Path) -> list[float]:
     """Timed passes of a run; none where nothing was timed."""
-    return (_object(path, []) or {}).get("samples_ms") or []
+    samples = (_object(path, []) or {}).get("samples_ms")
+    return samples if isinstance(samples, list) and all(map(is_number, samples)) else []
 
 
 def _object(path: Path, problems: list[str]) -> dict[str, Any] | None:

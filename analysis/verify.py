@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis import result_set, schema
-from analysis.result_set import ResultSet, ResultSetError, Row
+from analysis.result_set import ResultSet, ResultSetError, Row, is_number
 
 CLOSE = 1e-9
 """Relative difference that rounding explains."""
@@ -76,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{found.source}: {reason}")
         verdict = f"rejected, {len(reasons)} reasons" if reasons else "nothing speaks against it"
         print(f"{found.source}: {len(found.rows)} rows: {verdict}")
-        status = max(status, bool(reasons))
+        status = 1 if reasons else status
     return status
 
 
@@ -107,14 +107,20 @@ def _unlike_manifest(found: ResultSet) -> Iterator[str]:
     for manifest in found.manifests if found.source.is_file() else ():
         if manifest.get("schema_version") != schema.SCHEMA_VERSION:
             yield f"manifest: unknown schema version {manifest.get('schema_version')}"
-        ids, expected = Counter(row.get("run_id") for row in found.rows), Counter(manifest.get("expected") or ())
+        ids, expected = Counter(row.get("run_id") for row in found.rows), Counter(_texts(manifest, "expected"))
         for run_id in sorted((ids - expected).keys() - expected.keys(), key=str):
             yield f"{run_id}: a row that the manifest doesn't expect"
         for run_id in sorted((expected - ids).keys()):
             yield f"{run_id}: no row, though the manifest expects one"
         commits = result_set.values(found.rows, "provenance.commit")
-        if sorted(commits) != sorted(manifest.get("commits") or ()):
+        if sorted(commits) != sorted(_texts(manifest, "commits")):
             yield f"manifest: says commits {manifest.get('commits')}, the rows come from {commits}"
+
+
+def _texts(manifest: Mapping[str, Any], name: str) -> list[str]:
+    """A list of a manifest, empty where it has none."""
+    listed = manifest.get(name)
+    return [str(item) for item in listed] if isinstance(listed, list) else []
 
 
 def _dirty(found: ResultSet, clean: bool) -> Iterator[str]:
@@ -179,7 +185,7 @@ def _ranges(row: Row) -> Iterator[str]:
         accuracy = name in ("top1", "top5", "chance_top1") or name.startswith(schema.FACTOR_PREFIXES)
         if not accuracy and schema.kind(name) not in ("float64", "Int64"):
             continue
-        if not _is_number(value):
+        if not is_number(value):
             yield f"{name} is {value!r}, not a number"
         elif accuracy and not 0 <= value <= 1:
             yield f"{name} is {value:g}, not a fraction from 0 to 1"
@@ -207,18 +213,14 @@ def _too_quick(row: Row) -> Iterator[str]:
 
 def _disturbed(row: Mapping[str, Any]) -> Iterator[str]:
     if "latency_ms_p50" in row:
-        for flag in row.get("flags", ()):
+        for flag in result_set.flags(row):
             if any(words in flag for words in DISTURBED):
                 yield f"disturbed while it was timed: {flag}"
 
 
 def _numbers(row: Row, *names: str) -> list[float | None]:
     """Values of fields, None where a field is absent or no number (of which `_ranges` speaks)."""
-    return [row[name] if _is_number(row.get(name)) else None for name in names]
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return [row[name] if is_number(row.get(name)) else None for name in names]
 
 
 if __name__ == "__main__":

@@ -139,6 +139,29 @@ def test_unknown_schema_and_status_are_found(runs, table):
     assert f"{RUN}: unknown status 'fine'" in reasons(table)
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: text.replace("0.11,", "much,"),
+        lambda text: text.replace("ok", "ok,ok,ok"),
+        lambda text: text[: len(text) // 2],
+        lambda text: text.replace("run_id", "id"),
+        lambda text: "\0" + text,
+    ],
+    ids=["word", "cells", "half", "header", "null"],
+)
+def test_damaged_table_is_rejected_and_never_crashes(table, damage):
+    table.write_text(damage(table.read_text()))
+    assert verify.main([str(table)]) == 1
+
+
+@pytest.mark.parametrize("file", ["result", "config", "provenance"])
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"run_id": [1], "flags": 3}'])
+def test_damaged_record_is_rejected_and_never_crashes(runs, file, text):
+    (runs / RUN / f"{file}.json").write_text(text)
+    assert verify.main([str(runs)]) == (0 if file == "config" and "flags" in text else 1)
+
+
 def test_every_reason_is_listed_at_once(runs, capsys):
     change(runs / RUN / "result.json", num_views=3, top1=2.0, flags=["throttled: hardware slowdown"])
     change(runs / ("0" * 11 + "1") / "provenance.json", dirty=True)
