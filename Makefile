@@ -1,5 +1,5 @@
 # make demo   from a bare checkout to figures: environment, embedded videos, the ablation sweep, the report
-# make test   the whole test suite from the same start
+# make test   the test suite from the same start; PYTEST_ARGS="-m slow" runs what takes minutes
 # make bench  pytest-benchmark over the attention variants
 # make figures  the figures again, from the committed results and those of the demo
 # make clean  removes the environment and what the demo made
@@ -21,7 +21,7 @@ demo: $(VENV)/installed
 	echo "Look at build/figures/report.html, or at the pictures beside it; the runs are in $(RUNS)/." && exit $$status
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 bench: $(VENV)/installed
 	$(BIN)/python -m pytest tests/benchmarks --benchmark-only $(PYTEST_ARGS)

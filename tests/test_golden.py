@@ -26,9 +26,7 @@ def pooled(model, clip):
     return model.encode(clip)[:, 0] if hasattr(model, "encode") else model.forward_features(clip)
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "dualformer_base" else name for name in NAMES]
-)
+@pytest.mark.parametrize("name", NAMES)
 @torch.inference_mode()
 def test_equals_the_published_implementation(name):
     values = golden(name)
