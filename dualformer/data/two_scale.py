@@ -15,7 +15,7 @@ The four classes are the four pairs. What each factor needs follows from how a c
   window of at most half the frames or half the width, looks the same under both relations, and a score that adds up
   what such windows saw has no reason to prefer one: agreement is an exclusive-or, which no sum expresses.
 * In any one frame the bright dot is in each corner equally often under either motion, so that only two frames taken
-  together tell; and a square's mean is the same wherever its dots are, so that a coarser scale has nothing to see.
+  together tell. A square's mean brightness is the same wherever its dots are: blurred to squares, none of it shows.
 
 The factors and the first event's polarity are balanced exactly within each split.
 """
@@ -81,7 +81,7 @@ class TwoScaleConfig(Config):
     fps: int = 8
     seed: int = 0
     event_width: int = 16
-    num_targets: int = 12
+    num_targets: int = 10
     clutter: float = 0.2
     event_contrast: float = 60.0
     dot_contrast: float = 60.0
