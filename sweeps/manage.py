@@ -79,9 +79,7 @@ def retry(arguments: Sequence[str] | None = None) -> int:
     parser = _parser("Computes runs again, with the flags of their grid's last launch.", "retry")
     parser.add_argument("run", nargs="+", help="run ids, beginnings of ids, or grids")
     failed = [status for status in STATUSES if status != "ok"]
-    parser.add_argument(
-        "--status", nargs="+", choices=STATUSES, default=failed, help="only these (all but ok)"
-    )
+    parser.add_argument("--status", nargs="+", choices=STATUSES, default=failed, help="only these (all but ok)")
     options = parser.parse_args(arguments)
     try:
         found = find_runs(options.runs, options.run)
