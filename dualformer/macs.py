@@ -333,7 +333,8 @@ FREE = frozenset(
         *(aten.avg_pool2d, aten.avg_pool3d, aten._adaptive_avg_pool2d, aten._adaptive_avg_pool3d),
         *(aten.bernoulli_, aten.rand, aten.new_empty_strided, aten.ones_like, aten.index_put),
         *(aten.native_layer_norm_backward, aten.native_batch_norm_backward, aten._softmax_backward_data),
-        *(aten.select_backward, aten.slice_backward),
+        *(aten.select_backward, aten.slice_backward, aten.native_dropout_backward, aten.replication_pad3d_backward),
+        *(aten.avg_pool2d_backward, aten.avg_pool3d_backward, aten.max_pool3d_with_indices_backward),
         *(aten.max_pool3d_with_indices, aten.upsample_nearest3d, aten.upsample_trilinear3d, aten.native_dropout),
     }
 )

@@ -286,6 +286,16 @@ def test_backward_costs_two_forwards_less_the_gradient_of_the_clip(name):
     assert count.recomputation == 0
 
 
+@pytest.mark.parametrize("pooling", ["conv", "average", "max"])
+@pytest.mark.parametrize("attention", ["LG", "SDF"])
+def test_every_switch_of_training_is_counted(pooling, attention):
+    """Dropout, pooling and padding have backward operators of their own, and an unknown one is an error."""
+    changes = {"pooling": pooling, "attention": attention, "num_frames": 5, "crop_size": (36, 52)}
+    dropped = {"attention_dropout": 0.1, "projection_dropout": 0.1, "drop_path_rate": 0.1}
+    count = count_training_macs("dualformer_tiny", **{**SMALL_DUALFORMER, **changes, **dropped})
+    assert count.backward > count.forward > 0
+
+
 def test_recomputation_repeats_the_blocks_at_most_once():
     plain = count_training_macs("dualformer_tiny", **SMALL_DUALFORMER)
     checkpointed = count_training_macs("dualformer_tiny", gradient_checkpointing=True, **SMALL_DUALFORMER)
