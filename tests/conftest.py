@@ -8,6 +8,15 @@ import pytest
 import torch
 
 
+def pytest_collection_modifyitems(items):
+    """Skips what needs a GPU where there is none, and says so."""
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory):
     """Generated videos and records of inspected files go where pytest cleans up, not into the user's cache."""

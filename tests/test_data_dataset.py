@@ -201,14 +201,12 @@ def test_views_that_do_not_exist_are_refused(tmp_path):
 
 def test_the_embedded_data_set_takes_the_same_path():
     config = DataConfig.from_dict({"embedded": {"num_train": 16, "num_test": 8}})
-    frames, size = config.embedded.num_frames, config.embedded.size
-    train, test = (
-        VideoDataset(config, split, num_frames=frames, crop_size=(size, size)) for split in ("train", "test")
-    )
+    frames, size = config.embedded.num_frames, (config.embedded.height, config.embedded.width)
+    train, test = (VideoDataset(config, split, num_frames=frames, crop_size=size) for split in ("train", "test"))
     assert (len(train), len(test), len(train.classes)) == (16, 8, 4)
     assert set(train.factors) == {"relation", "motion"}
     assert all(name.startswith(value) for name, value in zip(train.classes, train.factors["relation"]))
-    assert train[0]["clip"].shape == (3, frames, size, size)
+    assert train[0]["clip"].shape == (3, frames, *size)
     assert load_manifest(config).root == train.root
 
 
