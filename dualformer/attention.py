@@ -11,6 +11,7 @@ K tokens of a window, P tokens of the pyramid.
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import math
 from itertools import product
@@ -63,7 +64,7 @@ class AttentionConfig(Config):
             raise ConfigError(f"{self.dim} channels can't be split over {self.num_heads} heads")
 
 
-class Attention(nn.Module):
+class Attention(nn.Module, abc.ABC):
     """Base of all variants: output projection, dropout, and attention itself."""
 
     def __init__(self, config: AttentionConfig) -> None:
@@ -72,13 +73,13 @@ class Attention(nn.Module):
         self.proj = nn.Linear(config.dim, config.dim)
         self.proj_drop = nn.Dropout(config.projection_dropout)
 
+    @abc.abstractmethod
     def forward(self, x: Tensor) -> Tensor:
         """Maps tokens [B, T, H, W, C] to tokens of the same shape."""
-        raise NotImplementedError(f"{type(self).__name__} must define forward")
 
+    @abc.abstractmethod
     def macs(self) -> int:
         """Multiply-accumulates of one sample's matrix work: projections, convolutions, both attention products."""
-        raise NotImplementedError(f"{type(self).__name__} must say what it costs")
 
     @property
     def num_tokens(self) -> int:

@@ -7,6 +7,7 @@ import torch
 
 from dualformer.attention import (
     ATTENTIONS,
+    Attention,
     AttentionConfig,
     GlobalPyramidAttention,
     LocalWindowAttention,
@@ -165,3 +166,12 @@ def test_bad_patterns_and_heads_are_named():
 def test_unmasked_windows_need_no_mask():
     config = AttentionConfig(dim=8, num_heads=1, grid=(16, 14, 14))
     assert LocalWindowAttention(config).bias(batch=2) is None
+
+
+def test_an_attention_without_a_cost_can_not_be_made():
+    class Free(Attention):
+        def forward(self, x):
+            return x
+
+    with pytest.raises(TypeError, match="macs"):
+        Free(AttentionConfig(dim=12, num_heads=3, grid=(2, 2, 2)))
