@@ -13,9 +13,19 @@ from typing import Any, Literal
 
 from dualformer.config import Config, ConfigError, flatten
 from dualformer.data.dataset import DataConfig
+from dualformer.optim import Rule
 from sweeps.record import MEASUREMENT_VERSION
 
-IRRELEVANT_FIELDS = ("train.log_every", "train.save_every", "train.num_workers", "evaluate.num_workers")
+IRRELEVANT_FIELDS = (
+    "data.time_limit_s",
+    "train.log_every",
+    "train.log_to",
+    "train.save_every",
+    "train.keep_checkpoints",
+    "train.evaluate_every",
+    "train.num_workers",
+    "evaluate.num_workers",
+)
 """Fields, by dotted path, that can't change what a run comes to; `resources` as a whole is the other exception."""
 
 
@@ -28,6 +38,8 @@ class ModelChoice(Config):
         num_frames: frames of a clip (T).
         crop_size: pixels of a clip, one number or (height, width).
         attention: pattern over the blocks of every stage, such as "LG"; only `dualformer_*` models have one.
+        weights: file of weights to start from, in any layout of `dualformer.load_weights`; 2D ones are inflated, those
+            of other clip sizes interpolated, a head of another number of classes replaced. None starts at random.
         overrides: any other fields of that model's config.
     """
 
@@ -35,6 +47,7 @@ class ModelChoice(Config):
     num_frames: int | None = None
     crop_size: tuple[int, int] | int | None = None
     attention: str | None = None
+    weights: str | None = None
     overrides: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def changes(self) -> dict[str, Any]:
@@ -49,38 +62,130 @@ class ModelChoice(Config):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainConfig(Config):
-    """How the network is trained.
+class TokenLabelConfig(Config):
+    """Token labelling: a frozen teacher says what every token of the student shows (DualFormer, section 4.3).
 
     Attributes:
-        steps: optimiser steps; 0 means no training and no accuracy.
-        learning_rate: peak of a linear warm-up and cosine decay.
+        teacher: a model of `dualformer.list_models()`; None means that there is no token labelling.
+        weights: file of the teacher's weights.
+        overrides: fields of the teacher's config, clip and classes apart, which are the student's.
+        weight: share of the tokens' loss in the whole; the clip's has the rest.
+        top_k: classes of a token that keep their probability.
+    """
+
+    teacher: str | None = None
+    weights: str | None = None
+    overrides: dict[str, Any] = dataclasses.field(default_factory=dict)
+    weight: float = 0.5
+    top_k: int = 5
+
+    def check(self) -> None:
+        _within(self, 0, 1, "weight")
+        _at_least(self, 1, "top_k")
+        if self.teacher is None and (self.weights or self.overrides):
+            raise ConfigError("token_labels: weights and overrides need a teacher")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig(Config):
+    """How the network is trained. Nothing is trained, and no accuracy taken, where neither steps nor epochs are given.
+
+    Attributes:
+        steps: optimiser steps.
+        epochs: passes over the training clips, in place of `steps`.
+        stop_after: steps after which training stops, its schedule unchanged, to try a recipe; None means never.
+        batch_size: clips of one optimiser step, over all processes and micro-steps.
+        micro_steps: parts in which each process computes its share of a batch, to save memory; the gradient is that of
+            the whole batch.
+        optimizer: "adamw" (betas 0.9 and 0.999) or "sgd" (Nesterov).
+        momentum: of SGD.
+        learning_rate: peak of the schedule, after a linear warm-up.
+        weight_decay: of the weights that `groups` decays.
+        groups: which weights train how; a rule of `dualformer.optim`.
+        backbone_factor: learning rate of the backbone over the head's, for the rules "released" and "intended".
+        schedule: "cosine" falls to 0 at the last step; "step" multiplies by `decay` at each milestone.
+        milestones: shares of training, such as 11/15 for epoch 11 of 15.
+        decay: factor at a milestone.
+        warmup_steps: steps of the warm-up.
+        warmup_epochs: epochs of the warm-up, in place of `warmup_steps`.
+        label_smoothing: share of the label that is spread over all classes.
+        precision: of matrix work in autocast; weights, their updates and the loss stay float32; float16 scales the
+            loss.
+        clip_grad_norm: largest norm of the gradient over all weights; None means any.
+        ema: decay per step of the moving average of the weights, which is then what is evaluated; None means none.
+        token_labels: a teacher for every token.
+        evaluate_every: steps between evaluations on the held-out videos, by which the best checkpoint is kept beside
+            the newest; 0 means none. The result is that of the last step all the same.
+        log_every: steps between lines of `metrics.jsonl`.
+        log_to: where else those lines go.
         save_every: steps between checkpoints; 0 means none.
+        keep_checkpoints: newest checkpoints to keep.
         num_workers: processes that decode videos ahead; 0 decodes in the training process.
     """
 
     steps: int = 0
+    epochs: float | None = None
+    stop_after: int | None = None
     batch_size: int = 32
+    micro_steps: int = 1
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    momentum: float = 0.9
     learning_rate: float = 1e-3
     weight_decay: float = 0.05
+    groups: Rule = "plain"
+    backbone_factor: float = 0.1
+    schedule: Literal["cosine", "step"] = "cosine"
+    milestones: tuple[float, ...] = ()
+    decay: float = 0.1
     warmup_steps: int = 50
+    warmup_epochs: float | None = None
     label_smoothing: float = 0.0
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    clip_grad_norm: float | None = None
+    ema: float | None = None
+    token_labels: TokenLabelConfig = dataclasses.field(default_factory=TokenLabelConfig)
+    evaluate_every: int = 0
     log_every: int = 20
+    log_to: tuple[Literal["tensorboard", "wandb"], ...] = ()
     save_every: int = 0
+    keep_checkpoints: int = 2
     num_workers: int = 0
 
+    @property
+    def trains(self) -> bool:
+        """Whether there is any training to be done."""
+        return self.steps > 0 or self.epochs is not None
+
     def check(self) -> None:
-        _at_least(self, 0, "steps", "learning_rate", "weight_decay", "warmup_steps", "label_smoothing", "save_every")
-        _at_least(self, 0, "num_workers")
-        _at_least(self, 1, "batch_size", "log_every")
+        _at_least(self, 0, "steps", "learning_rate", "weight_decay", "warmup_steps", "warmup_epochs", "evaluate_every")
+        _at_least(self, 0, "save_every", "num_workers", "backbone_factor", "decay", "clip_grad_norm")
+        _at_least(self, 1, "stop_after", "batch_size", "micro_steps", "log_every", "keep_checkpoints")
+        _within(self, 0, 1, "label_smoothing", "momentum", "ema")
+        if self.steps and self.epochs is not None:
+            raise ConfigError(f"steps ({self.steps}) and epochs ({self.epochs}) are both given; one of them must go")
+        if self.epochs is not None and self.epochs <= 0:
+            raise ConfigError(f"epochs must be positive, got {self.epochs}")
+        if list(self.milestones) != sorted(set(self.milestones)) or not all(0 < share < 1 for share in self.milestones):
+            raise ConfigError(f"milestones must be rising shares between 0 and 1, got {list(self.milestones)}")
+        if bool(self.milestones) != (self.schedule == "step"):
+            raise ConfigError(f"schedule '{self.schedule}' has {len(self.milestones)} milestones; only 'step' has any")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvaluateConfig(Config):
-    """How accuracy is taken: softmax averaged over `num_clips` x `num_crops` views of every held-out video."""
+    """How accuracy is taken: `num_clips` x `num_crops` views of every held-out video, averaged.
+
+    Attributes:
+        num_clips: clips spread over a video.
+        num_crops: crops of each clip, 1 or 3.
+        average: what is averaged over views: the softmax ("probability") or what goes into it ("score").
+        batch_size: videos at once in each process.
+        num_workers: as in training.
+    """
 
     num_clips: int = 1
     num_crops: int = 1
+    average: Literal["probability", "score"] = "probability"
     batch_size: int = 32
     num_workers: int = 0
 
@@ -173,5 +278,11 @@ class RunConfig(Config):
 
 def _at_least(config: Config, least: int, *fields: str) -> None:
     for field in fields:
-        if getattr(config, field) < least:
-            raise ConfigError(f"{field} must be at least {least}, got {getattr(config, field)!r}")
+        if (value := getattr(config, field)) is not None and value < least:
+            raise ConfigError(f"{field} must be at least {least}, got {value!r}")
+
+
+def _within(config: Config, least: float, most: float, *fields: str) -> None:
+    for field in fields:
+        if (value := getattr(config, field)) is not None and not least <= value <= most:
+            raise ConfigError(f"{field} must be from {least} to {most}, got {value!r}")

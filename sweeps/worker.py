@@ -101,7 +101,7 @@ def run(config: RunConfig, device: torch.device, run_dir: Path, team: Team = ALO
     """
     if config.device == "cuda" and device.type != "cuda":
         raise ConfigError("device is 'cuda' and this machine has none")
-    trained = config.train.steps > 0
+    trained = config.train.trains
     model = build_model(config, num_classes=400)
     if trained:
         train_set, test_set = build_datasets(config, model.config)
@@ -138,7 +138,7 @@ def describe(model: nn.Module, config: RunConfig) -> dict[str, Any]:
     """Size and cost in arithmetic, which need no run."""
     count = count_macs(model)
     num_views = config.evaluate.num_clips * config.evaluate.num_crops
-    trained = config.train.steps > 0
+    trained = config.train.trains
     return {
         "params_m": sum(parameter.numel() for parameter in model.parameters()) / 1e6,
         "gmacs_per_view": count.total / 1e9,

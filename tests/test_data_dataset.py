@@ -11,6 +11,7 @@ from videos import numbered_frames, shown_numbers, write_audio, write_classes, w
 
 from dualformer.config import ConfigError
 from dualformer.data import inspection
+from dualformer.data.augment import AugmentConfig
 from dualformer.data.dataset import DataConfig, TrainBatches, VideoDataset, collate, load_manifest
 from dualformer.data.manifest import DataError
 
@@ -25,7 +26,7 @@ def cache(tmp_path, monkeypatch):
 
 
 def make(root, split="train", *, num_frames=4, crop_size=(48, 64), views=None, seed=0, **config):
-    config = DataConfig(root=str(root), **{**PLAIN, **config})
+    config = DataConfig.from_dict({"root": str(root), **PLAIN, **config})
     return VideoDataset(config, split, num_frames=num_frames, crop_size=crop_size, views=views, seed=seed)
 
 
@@ -64,7 +65,7 @@ def test_decoders_and_caching_change_no_pixel(tmp_path):
 
 @pytest.mark.parametrize("num_workers", [1, 2])
 def test_workers_change_no_batch(tmp_path, num_workers):
-    dataset = make(write_classes(tmp_path, clips=8), crop_size=(32, 32), flip=True, seed=3)
+    dataset = make(write_classes(tmp_path, clips=8), crop_size=(32, 32), augment={"flip": True}, seed=3)
     batches = TrainBatches(len(dataset), batch_size=5, seed=3)
     alone, shared = (
         list(islice(DataLoader(dataset, batch_sampler=batches, collate_fn=collate, num_workers=workers), 5))
@@ -166,7 +167,7 @@ def test_frames_smaller_than_the_crop_are_refused(tmp_path):
     write_classes(tmp_path)
     with pytest.raises(DataError, match="frames are 48x64, 24x32 at resize 24: smaller than the crop 48x64"):
         make(tmp_path, resize=24)
-    assert make(tmp_path, crop_area=(0.5, 1.0), crop_size=(96, 96))[0]["clip"].shape == (3, 4, 96, 96)
+    assert make(tmp_path, augment={"crop_area": (0.5, 1.0)}, crop_size=(96, 96))[0]["clip"].shape == (3, 4, 96, 96)
 
 
 @pytest.mark.parametrize(
@@ -176,7 +177,7 @@ def test_frames_smaller_than_the_crop_are_refused(tmp_path):
         ({"short_video": "mirror"}, "short_video: .*'error', 'repeat_last' or 'loop'"),
         ({"frame_stride": 0}, "frame_stride must be positive"),
         ({"resize": 0}, "resize must be positive"),
-        ({"crop_area": [0.9, 0.2]}, "crop_area must be two rising shares"),
+        ({"augment": {"crop_area": [0.9, 0.2]}}, "augment: crop_area must be two rising shares"),
         ({"std": [1.0, 0.0, 1.0]}, "std must be positive"),
         ({"holdout": 1.0}, "holdout must be between 0 and 1"),
         ({"holdout": 0.25, "fold": 4}, "fold 4 doesn't exist: holdout 0.25 makes 4"),
@@ -190,7 +191,7 @@ def test_configs_that_make_no_sense_are_refused(values, message):
 
 
 def test_configs_survive_json():
-    config = DataConfig(root="clips", resize=(112, 112), crop_area=(0.3, 1.0))
+    config = DataConfig(root="clips", resize=(112, 112), augment=AugmentConfig(crop_area=(0.3, 1.0)))
     assert DataConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
 

@@ -14,7 +14,9 @@ def _changed(value):
     """Another value of the same type; None where that depends on the field."""
     if isinstance(value, bool):
         return not value
-    if isinstance(value, int | float):
+    if isinstance(value, float):
+        return value / 2 + 0.01  # stays a share where it was one
+    if isinstance(value, int):
         return value + 1
     return None
 

@@ -38,7 +38,7 @@ def assert_same_bits(one, other):
 def test_a_killed_and_resumed_run_ends_with_the_same_bits(root, tmp_path, monkeypatch, save_every, killed_after):
     changes = {"save_every": save_every}
     overrides = {"drop_path_rate": 0.3, "attention_dropout": 0.1}
-    config = small_config(root, train=changes, model={"overrides": overrides}, data={"flip": True})
+    config = small_config(root, train=changes, model={"overrides": overrides}, data={"augment": {"flip": True}})
     unbroken = trained(config, tmp_path / "unbroken")
 
     step = training.training_step

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from dualformer.config import Config, ConfigError
 from dualformer.data import sampling, transforms, two_scale
+from dualformer.data.augment import AugmentConfig
 from dualformer.data.inspection import cache_dir, inspect_all
 from dualformer.data.manifest import DataError, Entry, Manifest, read_manifest
 from dualformer.data.reader import VideoError, VideoInfo, read_by_seeking, read_in_order
@@ -35,37 +36,43 @@ class DataConfig(Config):
     """Which videos, and how frames become clips. Number and size of frames come from the model.
 
     Attributes:
-        root: folder of the data set (see `manifest`), or "embedded" for the one that the project draws itself.
-        frame_stride: distance between the frames of a clip, in frames of the video.
+        root: folder of the data set or manifest file (see `manifest`), or "embedded" for the one that the project draws
+            itself.
+        sampling: "dense" takes consecutive frames, `frame_stride` apart; "spread" cuts the video into as many parts as
+            the clip has frames and takes one of each: a random one to train, the middle one to test.
+        frame_stride: distance between the frames of a dense clip, in frames of the video; where a video's rate varies,
+            in frames of its average rate.
         resize: before cropping: an int is the length of the short side in pixels; (height, width) is taken exactly, for
             data sets whose aspect ratio tells the class; None keeps the size of the file.
-        crop_area: for training: None cuts crops of the model's size at random; (least, greatest) cuts such shares of
-            the frame's area, at aspects from 3:4 to 4:3, and resizes them.
-        flip: whether training clips are mirrored at random. Off by default: mirroring may change a label.
+        test_resize: likewise for test clips, where that differs; None means `resize`.
+        augment: what is varied at random in training.
         mean: of red, green and blue, in levels from 0 to 255; the default is ImageNet's, as in the released recipes.
         std: likewise.
         short_video: what to do with a video that has fewer frames than a clip needs: leave it out as failed, show its
             last frame again, or start it over.
         holdout: share of clips to test on, where the data set has no split of its own.
         fold: which share is held out (0, 1, ...), for cross-validation.
-        decoder: "decord" seeks in the files where that gives the frames that decoding in order gives; "pyav" decodes
-            every file in order. The frames are the same, bit by bit.
+        decoder: "decord" and "torchcodec" seek in the files where that gives the frames that decoding in order gives;
+            "pyav" decodes every file in order. The frames are the same, bit by bit.
+        time_limit_s: longest time that a file may take to be inspected, after which it counts as unusable.
         max_failed_share: share of a split's videos that may be unusable; more is an error.
         cache_decoded: keep decoded, resized videos in memory (whole, once per loader worker): for small data sets.
         embedded: the embedded data set; used only if `root` is "embedded".
     """
 
     root: str = EMBEDDED
+    sampling: Literal["dense", "spread"] = "dense"
     frame_stride: int = 1
     resize: int | tuple[int, int] | None = None
-    crop_area: tuple[float, float] | None = None
-    flip: bool = False
+    test_resize: int | tuple[int, int] | None = None
+    augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
     std: tuple[float, float, float] = (58.395, 57.12, 57.375)
     short_video: ShortVideo = "error"
     holdout: float = 0.25
     fold: int = 0
-    decoder: Literal["decord", "pyav"] = "decord"
+    decoder: Literal["decord", "pyav", "torchcodec"] = "decord"
+    time_limit_s: float = 300.0
     max_failed_share: float = 0.05
     cache_decoded: bool = False
     embedded: two_scale.TwoScaleConfig = dataclasses.field(default_factory=two_scale.TwoScaleConfig)
@@ -73,10 +80,11 @@ class DataConfig(Config):
     def check(self) -> None:
         if self.frame_stride < 1:
             raise ConfigError(f"frame_stride must be positive, got {self.frame_stride}")
-        if self.resize is not None and min(_pair(self.resize)) < 1:
-            raise ConfigError(f"resize must be positive, got {self.resize}")
-        if self.crop_area is not None and not 0 < self.crop_area[0] <= self.crop_area[1] <= 1:
-            raise ConfigError(f"crop_area must be two rising shares of at most 1, got {self.crop_area}")
+        for field in ("resize", "test_resize"):
+            if (size := getattr(self, field)) is not None and min(_pair(size)) < 1:
+                raise ConfigError(f"{field} must be positive, got {size}")
+        if self.time_limit_s <= 0:
+            raise ConfigError(f"time_limit_s must be positive, got {self.time_limit_s}")
         if min(self.std) <= 0:
             raise ConfigError(f"std must be positive, got {self.std}")
         if not 0 < self.holdout < 1:
@@ -150,7 +158,9 @@ class VideoDataset(torch.utils.data.Dataset):
         self.num_expected = len(entries)
         self._check_classes(entries)
         self._check_crop(crop_size)
-        self._augment = transforms.TrainTransform(crop_size, config.mean, config.std, config.flip, config.crop_area)
+        self._augment = transforms.TrainTransform(
+            crop_size, config.mean, config.std, config.augment.flip, config.augment.crop_area
+        )
         self._views = transforms.EvalTransform(crop_size, config.mean, config.std, views[1] if views else 1)
         self._decoded: dict[int, Tensor] = {}
 
@@ -200,7 +210,7 @@ class VideoDataset(torch.utils.data.Dataset):
             raise DataError(f"no usable training clip of class {names}:\n" + "\n".join(map(str, self.failures[:10])))
 
     def _check_crop(self, crop_size: tuple[int, int]) -> None:
-        if self.config.crop_area and self.views is None:
+        if self.config.augment.crop_area and self.views is None:
             return
         for entry, info in zip(self.entries, self.infos):
             shape = transforms.resized_shape(info.height, info.width, self.config.resize)

@@ -1,11 +1,15 @@
 """What is in a data set: which files, which labels, and which clips are held out.
 
-A data set is a folder (or a manifest file in one) of either form:
+A data set is of either form:
 
-* `manifest.csv` with columns `file` (path below the folder) and `label` (class name). Optional columns: `split`;
-  `group` and `sequence` (clips cut from one recording: never split apart); `factor_<name>` (a property of the class
-  that is scored separately).
+* a manifest, `manifest.csv` in a folder or a csv file anywhere, with columns `file` (path below the manifest's folder,
+  or absolute) and `label` (class name). Optional columns: `split`; `class_index` (the class's place among all classes,
+  from 0; classes are sorted by name without it); `group` and `sequence` (clips cut from one recording: never split
+  apart); `factor_<name>` (a property of the class that is scored separately). Other columns are for people.
+  `prepare` writes manifests from the formats in which data sets are published (see `formats`).
 * a folder per class, `class/**/*.mp4`, optionally inside `train/` and `test/` (or `val/`).
+
+A clip is a file, or a folder of its frames as numbered images; folders of classes hold the one kind or the other.
 
 The split is the `split` column or folder where there is one. Else a share is held out: whole recordings where the
 manifest names them, else clips of each class; which ones depends on names alone, so every machine draws the same.
@@ -16,8 +20,9 @@ from __future__ import annotations
 import csv
 import dataclasses
 import hashlib
+import os
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from dualformer.config import nearest
@@ -26,7 +31,13 @@ MANIFEST_NAME = "manifest.csv"
 VIDEO_SUFFIXES = frozenset(
     [".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".webm", ".wmv"]
 )
-_SPLITS = {"train": "train", "training": "train", "val": "val", "validation": "val", "test": "test", "testing": "test"}
+IMAGE_SUFFIXES = frozenset([".jpeg", ".jpg", ".png"])
+SPLITS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validate", "validation"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+"""What a split may be called, in lower case, and its name here."""
 _FACTOR_PREFIX = "factor_"
 
 
@@ -39,7 +50,7 @@ class Entry:
     """One labelled video.
 
     Attributes:
-        file: path below the data set's folder.
+        file: path below the data set's folder, or absolute; of a file, or of a folder of images.
         label: index into the data set's classes.
         split: "train", "val", "test", or None where the data set leaves it open.
         recording: name of what the clip was cut from, None where unknown.
@@ -120,13 +131,51 @@ def read_manifest(root: Path | str) -> Manifest:
         raise DataError(f"{root}: no such data set (neither a folder nor a manifest file)")
     if (root / MANIFEST_NAME).is_file():
         return _from_csv(root / MANIFEST_NAME)
-    return _from_folders(root)
+    return read_folders(root)
 
 
 def video_files(folder: Path) -> list[str]:
-    """Returns the paths below `folder` of everything named like a video, sorted."""
-    paths = (path for path in folder.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES)
-    return sorted(path.relative_to(folder).as_posix() for path in paths)
+    """Returns the paths below `folder` of everything named like a video, sorted. Links to folders are followed."""
+    found, pending, seen = [], [""], set()
+    while pending:
+        below = pending.pop()
+        for name, is_folder in _listing(folder / below, seen):
+            if Path(name).suffix.lower() in VIDEO_SUFFIXES:
+                found.append(below + name)
+            elif is_folder:
+                pending.append(f"{below}{name}/")
+    return sorted(found)
+
+
+def frame_folders(folder: Path) -> list[str]:
+    """Returns the paths of the folders below `folder` that hold images, sorted: each is a clip.
+
+    What lies deeper inside of such a folder is not looked at, nor are more of its images than the first.
+    """
+    found, pending, seen = [], [""], set()
+    while pending:
+        below = pending.pop()
+        folders = []
+        for name, is_folder in _listing(folder / below, seen):
+            if below and not is_folder and Path(name).suffix.lower() in IMAGE_SUFFIXES:
+                found.append(below.removesuffix("/"))
+                break
+            if is_folder:
+                folders.append(f"{below}{name}/")
+        else:
+            pending += folders
+    return sorted(found)
+
+
+def _listing(folder: Path, seen: set[str]) -> Iterator[tuple[str, bool]]:
+    """Names in a folder and whether they are folders; nothing where `seen` has it, which links can lead back to."""
+    place = os.path.realpath(folder)
+    if place in seen:
+        return
+    seen.add(place)
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            yield entry.name, entry.is_dir()
 
 
 def listed_files(folder: Path) -> list[str]:
@@ -140,11 +189,13 @@ def _from_csv(path: Path) -> Manifest:
     for number, row in enumerate(rows, start=1):
         if not row["file"] or not row["label"]:
             raise DataError(f"{path}: row {number} lacks a file or a label")
-    classes = _class_order({row["label"] for row in rows})
+    names = {row["label"] for row in rows}
+    classes = _given_order(path, rows) if "class_index" in columns else _class_order(names)
+    labels = {name: label for label, name in enumerate(classes)}
     entries = tuple(
         Entry(
             file=row["file"],
-            label=classes.index(row["label"]),
+            label=labels[row["label"]],
             split=_split_name(row["split"], path) if "split" in columns else None,
             recording=_recording(row),
         )
@@ -163,16 +214,28 @@ def _rows(path: Path, needed: set[str]) -> tuple[tuple[str, ...], list[dict[str,
     return columns, rows
 
 
-def _from_folders(root: Path) -> Manifest:
-    """Class folders, or class folders inside split folders: `class/clip` or `split/class/clip`."""
+def read_folders(root: Path, rawframes: bool | None = None) -> Manifest:
+    """Reads class folders, or class folders inside split folders: `class/clip` or `split/class/clip`.
+
+    Args:
+        root: their folder.
+        rawframes: whether clips are folders of images; None means where there are no videos.
+
+    Raises:
+        DataError: as `read_manifest`.
+    """
     folders = sorted(path.name for path in root.iterdir() if path.is_dir())
-    split_folders = bool(folders) and all(name.lower() in _SPLITS for name in folders)
+    split_folders = bool(folders) and all(name.lower() in SPLITS for name in folders)
     depth = 2 if split_folders else 1
-    parts = {file: file.split("/") for file in video_files(root)}
+    files = frame_folders(root) if rawframes else video_files(root)
+    if not files and rawframes is None:
+        files = frame_folders(root)
+    parts = {file: file.split("/") for file in files}
     parts = {file: names for file, names in parts.items() if len(names) > depth}
     classes = _class_order({names[depth - 1] for names in parts.values()})
+    labels = {name: label for label, name in enumerate(classes)}
     entries = tuple(
-        Entry(file, classes.index(names[depth - 1]), _split_name(names[0], root) if split_folders else None)
+        Entry(file, labels[names[depth - 1]], _split_name(names[0], root) if split_folders else None)
         for file, names in parts.items()
     )
     return _checked(Manifest(root, classes, entries))
@@ -197,10 +260,27 @@ def _class_order(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(names, key=int if all(name.isdecimal() for name in names) else str))
 
 
+def _given_order(path: Path, rows: Sequence[Mapping[str, str]]) -> tuple[str, ...]:
+    """Classes by the column `class_index`."""
+    names: dict[int, str] = {}
+    indices: dict[str, int] = {}
+    for number, row in enumerate(rows, start=1):
+        text, name = row["class_index"], row["label"]
+        if not text.isdecimal():
+            raise DataError(f"{path}: row {number}: class_index '{text}' is not a whole number from 0")
+        index = int(text)
+        if names.setdefault(index, name) != name or indices.setdefault(name, index) != index:
+            other = f"class {names[index]}" if names[index] != name else f"class_index {indices[name]}"
+            raise DataError(f"{path}: row {number}: class {name} with class_index {index}, but an earlier row: {other}")
+    if missing := [index for index in range(max(names, default=-1)) if index not in names]:
+        raise DataError(f"{path}: no clip of class_index {', '.join(map(str, missing[:5]))}, the largest: {max(names)}")
+    return tuple(names[index] for index in sorted(names))
+
+
 def _split_name(written: str, source: Path) -> str:
-    if written.lower() not in _SPLITS:
-        raise DataError(f"{source}: unknown split '{written}'{nearest(written, _SPLITS)}")
-    return _SPLITS[written.lower()]
+    if written.lower() not in SPLITS:
+        raise DataError(f"{source}: unknown split '{written}'{nearest(written, SPLITS)}")
+    return SPLITS[written.lower()]
 
 
 def _recording(row: Mapping[str, str]) -> str | None:
