@@ -36,6 +36,8 @@ need_programs() {
     done
     [ ${#missing[@]} = 0 ] || fail "not installed: ${missing[*]} (see the head of this file for the packages)"
     [ "$(id -u)" = 0 ] || fail "must be run as root, since slurmd changes users and pretend GPUs are device nodes"
+    # Slurm makes a socket for each job step in the folder, and the path of a socket may have 107 characters.
+    [ ${#dir} -le 60 ] || fail "CLUSTER_DIR may have 60 characters at most, or no job can start: $dir"
 }
 
 wait_for() { # SECONDS COMMAND...: until the command succeeds

@@ -162,7 +162,7 @@ class SlurmQueue:
         return ids
 
     def ended(self, job_id: str) -> str | None:
-        """Returns None while a job may run, also while Slurm can't be asked; afterwards how it ended."""
+        """Returns None while a job may run, also while Slurm can't be asked; else how it ended, or why it won't run."""
         return _squeue.ended(job_id)
 
     def cancel(self, job_ids: Sequence[str]) -> None:
@@ -222,6 +222,8 @@ class _Squeue:
         job = jobs.get(slurm_id)
         if job is not None:
             self._missing_since.pop(job_id, None)
+            if job.held:
+                return f"Slurm says {queue.HELD}"
             return f"Slurm says {job.state} ({job.reason})" if job.ended else None
         # A query may lag behind sbatch or a restart, so a job is missing only when it stays so.
         since = self._missing_since.setdefault(job_id, time.monotonic())

@@ -11,6 +11,9 @@ import subprocess
 ENDED_STATES = frozenset({"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", "DEADLINE", "BOOT_FAIL"})
 """States that a job doesn't leave. NODE_FAIL and PREEMPTED aren't among them: Slurm queues such jobs again."""
 
+HELD = "launch failed requeued held"
+"""Slurm's reason for a job whose node could not start it: the prolog failed, or slurmd died over it."""
+
 _FORMAT = "%i|%T|%N|%r|%L|%j"
 
 
@@ -35,6 +38,11 @@ class QueuedJob:
     @property
     def ended(self) -> bool:
         return self.state in ENDED_STATES
+
+    @property
+    def held(self) -> bool:
+        """Whether Slurm could not launch it and put it aside until an administrator lets it go, which may be never."""
+        return self.state == "PENDING" and self.reason.replace("_", " ") == HELD
 
 
 def answers() -> bool:

@@ -17,9 +17,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slurm.executors import Executor, SubmitError, find_submission, job_ended
+from slurm.executors import Executor, SubmitError, cancel, find_submission, job_ended
 from slurm.local import process_ended, process_id
 from slurm.profile import Profile
+from slurm.queue import HELD
 from slurm.task import Task
 from sweeps import ledger
 from sweeps.attempt import LOG_HEADER, WORKER
@@ -192,6 +193,10 @@ class Sweep:
         if ledger.is_cancelled(events):
             return write_final(folder, "skipped", CANCELLED)
         ledger.append(folder, "lost", token=submission["token"], reason=cause)
+        if (
+            HELD in cause
+        ):  # noted before: another launcher that finds it cancelled must not take that for a person's wish
+            cancel([submission["job_id"]])
         tail = self._last_words(folder, submission)
         status, final = classify(cause, tail)
         lost = ledger.num_lost(events) + 1

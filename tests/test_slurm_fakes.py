@@ -99,6 +99,21 @@ def test_jobs_that_the_queue_forgets_without_a_result_are_lost(fake: Path):
     assert "left Slurm's queue" in read_result(run_dirs()[0]).reason
 
 
+def test_a_job_that_no_node_could_launch_is_cancelled_and_submitted_again(fake: Path, capsys: pytest.CaptureFixture):
+    (fake / "behaviour").write_text("hold\n")
+    assert run("ok", "--only", "seed=0") == 0
+    assert computed()[0] == 1
+    assert "launch failed requeued held" in capsys.readouterr().out
+    assert (fake / "cancelled").read_text().split() == ["1"]
+
+
+def test_a_job_that_no_node_can_launch_is_a_row_in_the_end(fake: Path):
+    (fake / "behaviour").write_text("hold\n" * 3)
+    assert run("ok", "--only", "seed=0") == 1
+    result = read_result(run_dirs()[0])
+    assert result.status == "error" and "launch failed requeued held" in result.reason
+
+
 def noted(run_dir: Path, token: str) -> None:
     """What the ledger holds when a launcher died between its note and sbatch's answer."""
     run_dir.mkdir(parents=True)
