@@ -193,9 +193,8 @@ class Sweep:
         if ledger.is_cancelled(events):
             return write_final(folder, "skipped", CANCELLED)
         ledger.append(folder, "lost", token=submission["token"], reason=cause)
-        if (
-            HELD in cause
-        ):  # noted before: another launcher that finds it cancelled must not take that for a person's wish
+        # Cancelled only once that is noted: another launcher must not take it for the wish of a person.
+        if HELD in cause:
             cancel([submission["job_id"]])
         tail = self._last_words(folder, submission)
         status, final = classify(cause, tail)

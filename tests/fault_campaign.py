@@ -481,9 +481,7 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=40, help="cells of the sweep")
     parser.add_argument("--faults", type=int, default=60, help="fewest faults; each kind comes at least once")
     parser.add_argument("--seed", type=int, default=0, help="of the order of faults")
-    parser.add_argument(
-        "--minutes", type=float, default=4, help="without progress, after which the campaign has failed"
-    )
+    parser.add_argument("--minutes", type=float, default=4, help="without progress, after which it has failed")
     parser.add_argument("--port", type=int, default=17700, help="first port of the private cluster")
     parser.add_argument("--folder", type=Path, help="kept afterwards (default: a temporary one)")
     options = parser.parse_args()
