@@ -20,7 +20,7 @@ from typing import Any
 
 from dualformer.data.reader import VideoError, VideoInfo, decoder_versions, inspect_video
 
-INSPECTION_VERSION = 2  # raise it when an unchanged file would be judged differently: what is recorded is then void
+INSPECTION_VERSION = 3  # raise it when an unchanged file would be judged differently: what is recorded is then void
 PROGRESS_INTERVAL_S = 10
 
 
@@ -74,7 +74,10 @@ class _Line:
     error: str | None = None
 
     def outcome(self, root: Path) -> VideoInfo | VideoError:
-        return VideoInfo(**self.info) if self.info else VideoError(root / self.file, self.error)
+        if self.info is None:
+            return VideoError(root / self.file, self.error)
+        times = self.info["times"] and tuple(self.info["times"])  # JSON knows lists only
+        return VideoInfo(**{**self.info, "times": times})
 
 
 def _inspect(path: Path) -> VideoInfo | VideoError:

@@ -54,12 +54,16 @@ class VideoInfo:
         height: pixels, after rotation.
         width: pixels, after rotation.
         seekable: whether decord's seeking gives the same frames, bit by bit.
+        seconds: from when the first frame appears to when the last one goes, by timestamps; None where there are none.
+        times: when each frame appears, in seconds after the first; only where the rate varies, None elsewhere.
     """
 
     num_frames: int
     height: int
     width: int
     seekable: bool
+    seconds: float | None = None
+    times: tuple[float, ...] | None = None
 
 
 def decoder_versions() -> dict[str, str]:
@@ -113,11 +117,19 @@ def inspect_video(path: str | os.PathLike) -> VideoInfo:
             raise VideoError(path, "no frame can be decoded")
         height, width, _ = _to_rgb(first).shape
         sought = _digests_by_seeking(path)
-        count, same = 0, sought is not None
+        stamps, same = [], sought is not None
         for index, frame in enumerate(itertools.chain([first], frames)):
-            count = index + 1
+            stamps.append(_stamp(frame))
             same = same and sought.get(index) == _digest(_to_rgb(frame))
-        return VideoInfo(num_frames=count, height=height, width=width, seekable=same and count == len(sought))
+        seconds, times = _clock(stamps)
+        return VideoInfo(
+            num_frames=len(stamps),
+            height=height,
+            width=width,
+            seekable=same and len(stamps) == len(sought),
+            seconds=seconds,
+            times=times,
+        )
 
 
 def _digests_by_seeking(path: str | os.PathLike) -> dict[int, bytes] | None:
@@ -156,6 +168,33 @@ def _decode(path: str | os.PathLike) -> Iterator[av.VideoFrame]:
                 count += 1
         except av.FFmpegError as error:
             raise VideoError(path, f"decoding fails after {count} frames: {error.strerror}") from error
+
+
+def _stamp(frame: av.VideoFrame) -> tuple[float, float] | None:
+    """When a frame appears and how long it stays (0 where unknown), in seconds; None without a timestamp."""
+    if frame.pts is None or not frame.time_base:
+        return None
+    return float(frame.pts * frame.time_base), float((frame.duration or 0) * frame.time_base)
+
+
+def _clock(stamps: Sequence[tuple[float, float] | None]) -> tuple[float | None, tuple[float, ...] | None]:
+    """`VideoInfo.seconds` and `VideoInfo.times` from what `_stamp` says of each frame.
+
+    The rate varies where some frame is more than half the average distance off its place on a constant grid: below
+    that, the frame of an index is the one nearest to its time anyway. Timestamps that don't rise (AVI with B-frames
+    has them in the order of decoding) say how long a file is, but not when a frame appears.
+    """
+    if None in stamps:
+        return None, None
+    starts, durations = np.array(stamps).T
+    gaps = np.diff(starts)
+    last = int(starts.argmax())
+    stays = durations[last] or (np.ptp(starts) / len(gaps) if len(gaps) else 0.0)
+    seconds = float(np.ptp(starts) + stays)
+    times = (starts - starts[0]).round(6)
+    step = seconds / len(starts)
+    varies = (gaps > 0).all() and np.abs(times - step * np.arange(len(times))).max() > step / 2
+    return round(seconds, 6) or None, tuple(times.tolist()) if varies else None
 
 
 def _to_rgb(frame: av.VideoFrame) -> np.ndarray:
