@@ -25,7 +25,7 @@ import itertools
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +85,8 @@ def load_grid(where: str | Path, *, overrides: Sequence[str] = (), only: Sequenc
     Args:
         where: a path, or the name of one of the project's grids.
         overrides: `FIELD=VALUE` that holds for every run, whatever the file says.
-        only: `FIELD=VALUE` that a run must have to be kept; values of one field are alternatives.
+        only: `FIELD=VALUE` that a run must have to be kept, or `AXIS=LABEL` for an axis of labels; values of one field
+            are alternatives. What other labels stand for isn't looked at, so `overrides` needn't suit it.
 
     Raises:
         ConfigError: lists what is wrong with every run, naming fields and the nearest valid ones.
@@ -94,10 +95,11 @@ def load_grid(where: str | Path, *, overrides: Sequence[str] = (), only: Sequenc
     text = path.read_text(encoding="utf-8")
     parts = _parts(_parse(text, path.name), path.name)
     changes = _assignments("--set", overrides)
-    rows = [(label, {**fields, **changes}) for label, fields in _rows(parts)]
+    labels, only = _split_only(parts["axes"], only)
+    rows = [(label, {**fields, **changes}) for label, fields in _rows(_picked(parts, labels))]
     configs = _check(path.name, rows)
     _refuse_duplicates(path.name, rows, configs, changes)
-    cells = _select(_cells(rows, configs), only)
+    cells = _select(_cells(rows, configs), only, parts["axes"])
     return Grid(path.stem, parts["description"], text, changes, cells)
 
 
@@ -165,6 +167,30 @@ def _kind(shape: type) -> str:
     return {str: "text", dict: "mapping", list: "list"}[shape]
 
 
+def _split_only(axes: Mapping[str, Any], only: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
+    """Sorts `--only` texts into wanted labels by axis, and what is said of fields."""
+    labels: dict[str, list[str]] = {}
+    fields = []
+    for text in only:
+        name, _, value = text.partition("=")
+        if isinstance(axes.get(name), dict):
+            labels.setdefault(name, []).append(value)
+        else:
+            fields.append(text)
+    return labels, fields
+
+
+def _picked(parts: Mapping[str, Any], wanted: Mapping[str, Sequence[str]]) -> Mapping[str, Any]:
+    """The parts of a grid with the wanted labels alone; the extra rows lie on no axis and go."""
+    axes = dict(parts["axes"])
+    for name, labels in wanted.items():
+        valid = {str(label): label for label in axes[name]}
+        if unknown := [label for label in labels if label not in valid]:
+            raise ConfigError(f"--only {name}={unknown[0]}: no such label{nearest(unknown[0], valid)}")
+        axes[name] = {label: axes[name][label] for text, label in valid.items() if text in labels}
+    return {**parts, "axes": axes, "rows": []} if wanted else parts
+
+
 def _rows(parts: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     """Every run as (its name in messages, its dotted fields)."""
     base = flatten(parts["base"])
@@ -207,7 +233,7 @@ def _check(source: str, rows: Sequence[tuple[str, Mapping[str, Any]]]) -> list[R
 
 def _check_data(root: str) -> None:
     if root != "embedded" and not Path(root).is_dir():
-        raise ConfigError(f"data.root: no folder '{root}' (and it isn't 'embedded')")
+        raise ConfigError(f"data.root: no folder '{root}'; say where yours is with --set data.root=FOLDER")
 
 
 @functools.cache
@@ -271,22 +297,22 @@ def _assignments(flag: str, texts: Sequence[str]) -> dict[str, Any]:
     return fields
 
 
-def _select(cells: Sequence[Cell], only: Sequence[str]) -> tuple[Cell, ...]:
+def _select(cells: Sequence[Cell], only: Sequence[str], axes: Iterable[str]) -> tuple[Cell, ...]:
     wanted: dict[str, list[Any]] = {}
     for text in only:
         for field, value in _assignments("--only", [text]).items():
             wanted.setdefault(field, []).append(value)
-    chosen = tuple(cell for cell in cells if _matches(cell, wanted))
+    chosen = tuple(cell for cell in cells if _matches(cell, wanted, axes))
     if not chosen:
         raise ConfigError(f"--only {' '.join(only)}: none of the {len(cells)} runs is like that")
     return chosen
 
 
-def _matches(cell: Cell, wanted: Mapping[str, Sequence[Any]]) -> bool:
+def _matches(cell: Cell, wanted: Mapping[str, Sequence[Any]], axes: Iterable[str]) -> bool:
     values = flatten(cell.config.to_dict())
     for field, choices in wanted.items():
         if field not in values:
-            raise ConfigError(f"--only: unknown field '{field}'{nearest(field, values)}")
+            raise ConfigError(f"--only: unknown field '{field}'{nearest(field, {*values, *axes})}")
         if values[field] not in choices:
             return False
     return True

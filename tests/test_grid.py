@@ -20,8 +20,9 @@ def load(tmp_path: Path):
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.yaml")), ids=lambda path: path.stem)
-def test_the_projects_grids_are_right(path: Path):
-    grid = load_grid(path.name)
+def test_the_projects_grids_are_right(path: Path, tmp_path: Path):
+    data = [f"data.root={tmp_path}"] if "data.root" in path.read_text() else []
+    grid = load_grid(path.name, overrides=data)
     assert grid.cells and grid.name == path.stem and grid.description
 
 
@@ -62,6 +63,40 @@ def test_set_holds_for_every_run_and_only_selects(load):
     assert (cell.config.seed, cell.config.train.steps, cell.config.train.learning_rate) == (1, 5, 2e-3)
     several = load("axes: {seed: [0, 1, 2]}", only=["seed=0", "seed=2"])
     assert [cell.config.seed for cell in several.cells] == [0, 2]
+
+
+LABELS = """
+    axes:
+      seed: [0, 1]
+      clip: {short: {model.num_frames: 4}, long: {model.num_frames: 8}, other: {model.name: vivit_base}}
+    rows: [{seed: 7}]
+"""
+
+
+def test_only_picks_by_the_labels_of_an_axis(load):
+    grid = load(LABELS, only=["clip=long", "clip=short", "seed=1"])
+    assert [(cell.config.seed, cell.config.model.num_frames) for cell in grid.cells] == [(1, 4), (1, 8)]
+
+
+def test_what_is_set_must_suit_the_picked_labels_alone(load):
+    depths = "model.overrides.depths=[1, 1, 1, 1]"
+    (cell,) = load(LABELS, overrides=[depths], only=["clip=long", "seed=0"]).cells
+    assert cell.config.model.overrides == {"depths": [1, 1, 1, 1]}
+    with pytest.raises(ConfigError, match="unknown field 'depths'"):
+        load(LABELS, overrides=[depths])
+
+
+@pytest.mark.parametrize(
+    ("only", "message"),
+    [
+        ("clip=lon", "--only clip=lon: no such label; did you mean 'long'"),
+        ("clips=long", "unknown field 'clips'; did you mean 'clip'"),
+        ("clip", "--only clip=: no such label; valid: long, other, short"),
+    ],
+)
+def test_a_wrong_label_is_refused_with_the_nearest(load, only: str, message: str):
+    with pytest.raises(ConfigError, match=message):
+        load(LABELS, only=[only])
 
 
 @pytest.mark.parametrize(
