@@ -1,8 +1,8 @@
-"""`python -m dualformer`: classify a video, see what a model looked at, check a folder of videos.
+"""`python -m dualformer`: classify a video, see what a model looked at, check a folder of videos, prepare a data set.
 
 `compare` and `verify` look at results of sweeps and live in `analysis`.
 
-Errors are one line on stderr and exit status 2. `check-videos` ends with 1 where a video can't be used.
+Errors are one line on stderr and exit status 2. `check-videos` and `prepare` end with 1 where a video can't be used.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import csv
 import importlib
+import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -21,8 +22,10 @@ from torch import Tensor, nn
 from dualformer.config import ConfigError
 from dualformer.data import transforms
 from dualformer.data.dataset import DataConfig
+from dualformer.data.formats import FOLDS, FORMATS, Source
 from dualformer.data.inspection import inspect_all
-from dualformer.data.manifest import DataError, listed_files, video_files
+from dualformer.data.manifest import SPLITS, DataError, listed_files, video_files
+from dualformer.data.prepare import prepare
 from dualformer.data.reader import VideoError, VideoInfo, inspect_video, read_in_order
 from dualformer.data.sampling import test_indices
 from dualformer.gradcam import gradcam
@@ -94,6 +97,24 @@ def check_videos(arguments: argparse.Namespace) -> int:
     return 1 if broken else 0
 
 
+def prepare_data(arguments: argparse.Namespace) -> int:
+    """Writes the manifest of a data set in a published format; tells what can't be used, by reason."""
+    source = Source(
+        arguments.videos, tuple(arguments.annotations), arguments.classes, arguments.fold, arguments.rawframes
+    )
+    options = {"workers": arguments.workers, "max_failed_share": arguments.max_failed_share}
+    done = prepare(arguments.format, source, arguments.out, quarantine=arguments.quarantine, **options)
+    for reason, count in done.reasons.items():
+        print(f"{count:7}  {reason}")
+    for note in done.notes:
+        print(f"note: {note}")
+    if done.failures:
+        print(f"{len(done.failures)} clips can't be used (listed in {done.quarantine})")
+    counts = ", ".join(f"{split or 'no split'}: {count}" for split, count in done.counts.items())
+    print(f"{sum(done.counts.values())} clips of {len(done.classes)} classes ({counts}) are in {done.manifest}")
+    return 1 if done.failures else 0
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m dualformer", description="Video models on single videos.")
     parser.epilog = f"About results of sweeps: {', '.join(ELSEWHERE)}; each has its own --help."
@@ -120,6 +141,38 @@ def _parser() -> argparse.ArgumentParser:
         help="list of unusable videos with reasons (default: quarantine.csv)",
     )
     command.add_argument("--report", type=Path, metavar="CSV", help="also write what was found about every video")
+
+    command = _command(commands, "prepare", prepare_data, "write one manifest of a data set in any published format")
+    command.epilog = "What each format looks like: dualformer/data/formats.py. Stopped, it goes on where it was."
+    command.add_argument("format", metavar="FORMAT", help=", ".join(FORMATS))
+    command.add_argument("--videos", type=Path, required=True, metavar="DIR", help="folder of the videos")
+    command.add_argument(
+        "--annotations",
+        type=_annotations,
+        nargs="+",
+        default=[],
+        metavar="[SPLIT=]FILE",
+        help="the data set's own lists, or folders of them; SPLIT where neither content nor name tells it",
+    )
+    command.add_argument("--classes", type=Path, metavar="FILE", help="class names in their order, one a line, or JSON")
+    folds = ", ".join(f"{name} has {count}" for name, count in FOLDS.items())
+    command.add_argument("--fold", type=_positive, metavar="N", help=f"which official split ({folds}; default: 1)")
+    command.add_argument("--rawframes", action="store_true", help="clips are folders of images")
+    command.add_argument(
+        "--out", type=Path, default=Path("manifest.csv"), metavar="CSV", help="what to write (default: manifest.csv)"
+    )
+    command.add_argument(
+        "--quarantine", type=Path, metavar="CSV", help="list of unusable clips (default: OUT_quarantine.csv)"
+    )
+    cores = len(os.sched_getaffinity(0))
+    command.add_argument("--workers", type=_positive, default=cores, help="files at the same time (default: cores)")
+    command.add_argument(
+        "--max-failed-share",
+        type=_share,
+        default=0.05,
+        metavar="S",
+        help="more missing or unusable clips are an error (default: 0.05)",
+    )
     return parser
 
 
@@ -149,6 +202,24 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
     return int(text)
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a share from 0 to 1")
+    return share
+
+
+def _annotations(text: str) -> tuple[str | None, Path]:
+    """A file, or `SPLIT=FILE`."""
+    split, equals, path = text.partition("=")
+    if equals and split.lower() in SPLITS:
+        return SPLITS[split.lower()], Path(path)
+    return None, Path(text)
 
 
 def _model(arguments: argparse.Namespace) -> tuple[nn.Module, list[str]]:

@@ -104,7 +104,7 @@ def kinetics(
                 youtube_id, start = f"-{split[0]}_{label:02d}{clip:04d}xyz", 7 * clip
                 inside = folder / "videos" / split / (name if class_folders else "")
                 stem = f"{youtube_id}_{start:06d}_{start + 10:06d}"
-                write_clip(inside / (stem if rawframes else f"{stem}.mp4"), label, clip, frames, size)
+                write_clip(inside / (stem if rawframes else f"{stem}.mp4"), label, _nth(split, clip), frames, size)
                 rows.append((name, youtube_id, start, start + 10, split))
         annotations.append(
             _csv(folder / f"{split}.csv", ("label", "youtube_id", "time_start", "time_end", "split"), rows)
@@ -126,7 +126,7 @@ def something_something_v2(folder: Path, *, train: int = 3, val: int = 1, **clip
         for label, template in enumerate(templates):
             for index in range(clips):
                 number += 1
-                write_clip(folder / "videos" / f"{number}.webm", label, index, **clip)
+                write_clip(folder / "videos" / f"{number}.webm", label, _nth(split, index), **clip)
                 text = template.replace("[something]", "a cup").lower()
                 entries.append({"id": str(number), "label": text, "template": template, "placeholders": ["a cup"]})
         annotations.append(_json(folder / f"something-something-v2-{split}.json", entries))
@@ -186,7 +186,7 @@ def diving48(folder: Path, *, train: int = 3, test: int = 1, frames: int = 12, *
         for label in range(len(vocabulary)):
             for index in range(clips):
                 name = f"_8Vy3dl{split}{label}_{index:05d}"
-                write_clip(folder / "rgb" / f"{name}.mp4", label, index, frames, **clip)
+                write_clip(folder / "rgb" / f"{name}.mp4", label, _nth(split, index), frames, **clip)
                 entries.append({"vid_name": name, "label": label, "start_frame": 0, "end_frame": frames})
         annotations.append(_json(folder / f"Diving48_V2_{split}.json", entries))
     annotations.append(_json(folder / "Diving48_vocab.json", vocabulary))
@@ -200,7 +200,9 @@ def folders(folder: Path, *, train: int = 3, test: int = 1, rawframes: bool = Fa
     for split, clips in (("train", train), ("test", test)):
         for label, name in enumerate(names):
             for index in range(clips):
-                write_clip(folder / split / name / f"{index}{'' if rawframes else '.mp4'}", label, index, **clip)
+                write_clip(
+                    folder / split / name / f"{index}{'' if rawframes else '.mp4'}", label, _nth(split, index), **clip
+                )
     return StandIn("folders", folder, (), names, 3 * (train + test))
 
 
@@ -213,7 +215,7 @@ def plain_list(folder: Path, *, train: int = 3, val: int = 1, rawframes: bool = 
         for label in range(len(names)):
             for index in range(clips):
                 file = f"{split} clips/{label}/{index}{'' if rawframes else '.mp4'}"
-                write_clip(folder / "videos" / file, label, index, frames)
+                write_clip(folder / "videos" / file, label, _nth(split, index), frames)
                 lines.append(f"{file} {f'{frames} ' if rawframes else ''}{label}")
         kind = "rawframes" if rawframes else "videos"
         annotations.append(_text(folder / f"mine_{split}_list_{kind}.txt", "\n".join(lines) + "\n"))
@@ -229,6 +231,11 @@ ALL = {
     "hmdb51": hmdb51,
     "diving48": diving48,
 }
+
+
+def _nth(split: str, index: int) -> int:
+    """Which of its class's clips: no two splits show the same one."""
+    return index if split == "train" else 1000 + index
 
 
 def _csv(path: Path, columns: tuple[str, ...], rows: list[tuple]) -> Path:

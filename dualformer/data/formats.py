@@ -412,6 +412,9 @@ def _check(listing: Listing, source: Source) -> None:
             raise DataError(f"{clip.name} is listed twice: {earlier.place} and {clip.place}")
         if earlier is not clip:
             raise DataError(f"{clip.name} is in {earlier.split} ({earlier.place}) and in {clip.split} ({clip.place})")
+    unsplit = [clip for clip in listing.clips if clip.split is None]
+    if 0 < len(unsplit) < len(listing.clips):
+        raise DataError(f"{unsplit[0].place}: nothing says which split this is, as of others; write train=FILE")
     if not any(clip.file for clip in listing.clips):
         first = listing.clips[0]
         kind = "folders of images" if source.rawframes else "videos"
