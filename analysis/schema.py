@@ -39,6 +39,7 @@ OPTIONAL = {
     "flags": "string",
     "compile_s": "float64",
     "roofline_ms": "float64",
+    "data_wait_share": "float64",
 }
 """Further fields of a result, which a table may lack; `flags` is a JSON list of what disturbed the timing."""
 

@@ -3,6 +3,9 @@
 Which samples a step takes, how they are augmented and which activations are dropped all follow from the seed and the
 step's number. A run that is stopped and resumed from a checkpoint therefore ends with the same bits on a CPU as one
 that was not, and a checkpoint needs to hold no generator states.
+
+In a run folder training leaves `metrics.jsonl`; `weights.pt`, what is evaluated in the end, where it saves at all; and
+`best.pt`, where it evaluates on the way (see `checkpoint`).
 """
 
 from __future__ import annotations
@@ -10,28 +13,34 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
-import time
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional
 from torch.utils.data import DataLoader
 
 from dualformer.data.dataset import TrainBatches, VideoDataset, collate
-from dualformer.optim import parameter_groups
 from sweeps import checkpoint, quiet
 from sweeps.distributed import ALONE, Team
-from sweeps.record import append_metrics
-from sweeps.run_config import RunConfig, TrainConfig
+from sweeps.evaluate import evaluate
+from sweeps.learner import Learner
+from sweeps.progress import Progress, tracking
+from sweeps.record import write_json
+from sweeps.run_config import RunConfig
+from sweeps.schedule import Schedule
 
 LOADER_TIMEOUT_S = 300
+FAILED_BATCH = "failed_batch.json"
+"""File of a run that names the videos of the batch whose loss was not finite."""
+
+_NAMES_SHOWN = 8
 
 
 class TrainingError(RuntimeError):
-    """Training that can't go on: the loss is not finite, or too many videos can't be read."""
+    """Training that can't go on: the loss is not finite, too many videos can't be read, a checkpoint is another's."""
 
 
 def train(
@@ -41,65 +50,72 @@ def train(
     device: torch.device,
     run_dir: Path,
     team: Team = ALONE,
+    held_out: VideoDataset | None = None,
 ) -> dict[str, float]:
     """Trains `model` in place, from the newest checkpoint of `run_dir` where there is one.
 
     Writes a line of `metrics.jsonl` every `train.log_every` steps and a checkpoint every `train.save_every`.
 
+    Args:
+        model: on `device`; ends as what is to be evaluated, the moving average of the weights where there is one.
+        dataset: the training clips.
+        config: of the run.
+        device: where to train.
+        run_dir: the run's folder.
+        team: the processes that train together; all of them call this.
+        held_out: what is evaluated every `train.evaluate_every` steps; None evaluates nothing on the way.
+
     Returns:
-        `final_train_loss` (mean over the last logged steps) and `train_clips_per_s` (waiting for data included).
+        `final_train_loss` (mean over the last logged steps), `train_clips_per_s` (waiting for data included, evaluation
+        not) and `data_wait_share` (of that time).
 
     Raises:
-        TrainingError: names the videos of the batch whose loss is not finite, or those that can't be read where they
-            are more than `data.max_failed_share`.
+        TrainingError: names the videos of the batch whose loss is not finite (`failed_batch.json` has all of them), or
+            those that can't be read where they are more than `data.max_failed_share`; or the checkpoint is another
+            run's.
+        OSError: the weights can't be written.
     """
-    optimizer = torch.optim.AdamW(
-        parameter_groups(model, "plain", config.train.learning_rate, config.train.weight_decay)
-    )
-    progress, failures = Progress(run_dir, config.train), set()
-    start = load_checkpoint(run_dir, model, optimizer, progress)
-    network = team.parallel(model.train())
-    for step, batch in enumerate(batches(dataset, config, start, team), start):
-        failures.update(team.union(batch["failures"]))
-        if len(failures) > config.data.max_failed_share * len(dataset):
-            raise TrainingError(f"{len(failures)} of {len(dataset)} videos failed: {'; '.join(sorted(failures)[:5])}")
-        clips = int(team.sum(len(batch["label"])))
-        if not clips:
-            continue
-        rate = learning_rate(config.train, step)
-        for group in optimizer.param_groups:
-            group["lr"] = rate * group["lr_factor"]
-        with quiet.shared() if device.type == "cpu" else contextlib.nullcontext():
-            share = len(batch["label"]) / (clips / team.size)
-            loss = training_step(network, optimizer, batch, config, step, device, share)
-        loss = team.sum(loss) / team.size
-        if not math.isfinite(loss):
-            raise TrainingError(f"loss is {loss} at step {step} on {', '.join(names(dataset, batch))}")
-        if not team.leads:
-            continue
-        progress.step(step, loss, rate, clips)
-        if config.train.save_every and (step + 1) % config.train.save_every == 0:
-            save_checkpoint(run_dir, model, optimizer, progress, step + 1)
+    schedule = Schedule.of(config.train, len(dataset))
+    with tracking(config, run_dir) if team.leads else contextlib.nullcontext() as track:
+        learner = Learner(model, config, len(dataset.classes), device, team)
+        progress = Progress(run_dir, schedule, track)
+        start = load_checkpoint(run_dir, learner, progress, config, len(dataset))
+        for step, batch in enumerate(
+            progress.timed(batches(dataset, config, start, schedule.end, device, team)), start
+        ):
+            progress.failures.update(team.union(batch["failures"]))
+            check_failures(progress.failures, config.data.max_failed_share * len(dataset), len(dataset))
+            clips = int(team.sum(len(batch["label"])))
+            if not clips:
+                continue
+            with quiet.shared() if device.type == "cpu" else contextlib.nullcontext():
+                share = len(batch["label"]) / (clips / team.size)
+                loss = learner.backward(batch, step_seed(config.seed, step, team.rank), share)
+                loss = team.sum(loss) / team.size
+                if not math.isfinite(loss):
+                    raise not_finite(loss, step, team.union(names(dataset, batch)), run_dir, team)
+                rate = schedule.rate(step)
+                learner.update(rate)
+            if team.leads:
+                progress.step(step, loss, rate, clips)
+            if held_out is not None and is_due(step, config.train.evaluate_every):
+                evaluate_on_the_way(step, learner, held_out, progress, config, run_dir, team)
+            if team.leads and is_due(step, config.train.save_every):
+                save_checkpoint(run_dir, learner, progress, config, len(dataset), step + 1)
+        learner.finish()
+    if team.leads and config.train.save_every:
+        checkpoint.save_weights(run_dir / "weights.pt", model, step=schedule.end, run=identity(config))
     return progress.summary()
 
 
-def training_step(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    batch: dict[str, Any],
-    config: RunConfig,
-    step: int,
-    device: torch.device,
-    weight: float,
-) -> float:
-    """One optimiser step; returns its loss, the mean over the batch times `weight`."""
-    torch.manual_seed(step_seed(config.seed, step))
-    clip, label = batch["clip"].to(device, non_blocking=True), batch["label"].to(device, non_blocking=True)
-    loss = functional.cross_entropy(model(clip), label, label_smoothing=config.train.label_smoothing) * weight
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    optimizer.step()
-    return loss.item()
+def is_due(step: int, every: int) -> bool:
+    """Whether something that is done every so many steps, 0 being never, is done after this one."""
+    return every > 0 and (step + 1) % every == 0
+
+
+def step_seed(seed: int, step: int, rank: int = 0) -> int:
+    """Seed of the random numbers of one step in one process; those of different seeds share none below 10^6 steps."""
+    return (rank * 1_000_003 + seed) * 1_000_003 + step
 
 
 def names(dataset: VideoDataset, batch: dict[str, Any]) -> list[str]:
@@ -107,21 +123,10 @@ def names(dataset: VideoDataset, batch: dict[str, Any]) -> list[str]:
     return [dataset.entries[index].file for index in batch["index"].tolist()]
 
 
-def learning_rate(config: TrainConfig, step: int) -> float:
-    """Linear warm-up to the peak, then a cosine to 0 at the last step."""
-    if step < config.warmup_steps:
-        return config.learning_rate * (step + 1) / config.warmup_steps
-    done = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
-    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
-
-
-def step_seed(seed: int, step: int) -> int:
-    """Seed of the random numbers of one step; steps of different seeds share none below a million steps."""
-    return seed * 1_000_003 + step
-
-
-def batches(dataset: VideoDataset, config: RunConfig, start: int, team: Team) -> Iterator[dict[str, Any]]:
-    """Collated batches of the steps from `start` on, this process' share of each."""
+def batches(
+    dataset: VideoDataset, config: RunConfig, start: int, end: int, device: torch.device, team: Team
+) -> Iterator[dict[str, Any]]:
+    """Collated batches of the steps from `start` until `end`, this process' share of each."""
     sampler = TrainBatches(len(dataset), config.train.batch_size, seed=config.seed, start=start)
     workers = config.train.num_workers
     # A worker may be stuck in a broken file for good; better a run that fails with a reason than one that hangs.
@@ -131,76 +136,77 @@ def batches(dataset: VideoDataset, config: RunConfig, start: int, team: Team) ->
         num_workers=workers,
         collate_fn=collate,
         timeout=LOADER_TIMEOUT_S if workers else 0,
+        pin_memory=device.type == "cuda",
     )
-    return itertools.islice(loader, config.train.steps - start)
+    return itertools.islice(loader, max(0, end - start))
+
+
+def check_failures(failures: set[str], allowed: float, num_videos: int) -> None:
+    """Ends a training that has lost more of its videos than it may."""
+    if len(failures) > allowed:
+        raise TrainingError(f"{len(failures)} of {num_videos} videos failed: {'; '.join(sorted(failures)[:5])}")
+
+
+def not_finite(loss: float, step: int, files: Sequence[str], run_dir: Path, team: Team) -> TrainingError:
+    """What to raise for a loss that is not finite; saves the batch's names first."""
+    if team.leads:
+        write_json(run_dir / FAILED_BATCH, {"step": step + 1, "loss": str(loss), "files": files})
+    more = f" and {len(files) - _NAMES_SHOWN} more (see {FAILED_BATCH})" if len(files) > _NAMES_SHOWN else ""
+    return TrainingError(f"loss is {loss} at step {step + 1} on {', '.join(files[:_NAMES_SHOWN])}{more}")
+
+
+def evaluate_on_the_way(
+    step: int,
+    learner: Learner,
+    held_out: VideoDataset,
+    progress: Progress,
+    config: RunConfig,
+    run_dir: Path,
+    team: Team,
+) -> None:
+    """Takes the accuracy on the held-out videos and keeps the weights if they are the best so far."""
+    with progress.paused():
+        top1 = evaluate(learner.evaluated, held_out, config, learner.device, team)["top1"]
+        if team.leads and progress.held_out(step, top1):
+            about = {"step": step + 1, "top1": top1, "run": identity(config)}
+            checkpoint.save_weights(run_dir / "best.pt", learner.evaluated, **about)
+
+
+def identity(config: RunConfig) -> dict[str, str]:
+    """What tells a run's checkpoints from those of others."""
+    return {"id": config.run_id, "model": config.model.name}
 
 
 def save_checkpoint(
-    run_dir: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress, step: int
+    run_dir: Path, learner: Learner, progress: Progress, config: RunConfig, num_clips: int, step: int
 ) -> None:
     """Saves all that the steps to come depend on, and the figures so far."""
-    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "progress": progress.state_dict()}
-    checkpoint.save(run_dir, step, state)
+    state = {**learner.state_dict(), "progress": progress.state_dict(), "run": identity(config), "num_clips": num_clips}
+    checkpoint.save(run_dir, step, state, keep=config.train.keep_checkpoints)
 
 
-def load_checkpoint(run_dir: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> int:
-    """Restores what `save_checkpoint` saved; returns the step to go on with, 0 where there is no valid checkpoint."""
+def load_checkpoint(run_dir: Path, learner: Learner, progress: Progress, config: RunConfig, num_clips: int) -> int:
+    """Restores what `save_checkpoint` saved; returns the step to go on with, 0 where there is no valid checkpoint.
+
+    Raises:
+        TrainingError: the checkpoint is of another run.
+    """
     found = checkpoint.load(run_dir)
     if found is None:
         return 0
     step, state = found
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
+    theirs, ours = state.get("run", {"id": "unknown", "model": "unknown"}), identity(config)
+    if theirs != ours:
+        raise TrainingError(
+            f"{run_dir / checkpoint.CHECKPOINTS} is of run {theirs['id']} ({theirs['model']}), and this is run "
+            f"{ours['id']} ({ours['model']}); remove that folder to start anew"
+        )
+    if state["num_clips"] != num_clips:
+        warnings.warn(
+            f"training began with {state['num_clips']} clips and goes on with {num_clips}: its order is another now",
+            stacklevel=2,
+        )
+    learner.load_state_dict(state)
     progress.load_state_dict(state["progress"])
     print(f"resumed at step {step}", flush=True)
     return step
-
-
-class Progress:
-    """Means over the steps since the last line, written to `metrics.jsonl` and printed."""
-
-    def __init__(self, run_dir: Path, config: TrainConfig) -> None:
-        self.run_dir, self.config = run_dir, config
-        self.losses: list[float] = []
-        self.clips, self.total_clips, self.last_loss = 0, 0, math.nan
-        self.began = self.since = time.perf_counter()
-
-    def step(self, step: int, loss: float, rate: float, clips: int) -> None:
-        """Takes one step's figures."""
-        self.losses.append(loss)
-        self.clips += clips
-        self.total_clips += clips
-        if (step + 1) % self.config.log_every and step + 1 < self.config.steps:
-            return
-        now = time.perf_counter()
-        self.last_loss = sum(self.losses) / len(self.losses)
-        line = {
-            "step": step + 1,
-            "steps": self.config.steps,
-            "loss": self.last_loss,
-            "lr": rate,
-            "clips_per_s": self.clips / (now - self.since),
-        }
-        append_metrics(self.run_dir, line)
-        print("step {step}/{steps}  loss {loss:.4f}  {clips_per_s:.0f} clips/s".format(**line), flush=True)
-        self.losses, self.clips, self.since = [], 0, now
-
-    def summary(self) -> dict[str, float]:
-        """Figures of the whole training, the time of lost attempts left out."""
-        if not self.total_clips:
-            return {}
-        elapsed = time.perf_counter() - self.began
-        return {"final_train_loss": self.last_loss, "train_clips_per_s": self.total_clips / elapsed}
-
-    def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs to report as if it had never stopped."""
-        now = time.perf_counter()
-        figures = {name: getattr(self, name) for name in ("losses", "clips", "total_clips", "last_loss")}
-        return {**figures, "losses": list(self.losses), "elapsed": now - self.began, "elapsed_line": now - self.since}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from `state_dict`."""
-        now = time.perf_counter()
-        for name in ("losses", "clips", "total_clips", "last_loss"):
-            setattr(self, name, state[name])
-        self.began, self.since = now - state["elapsed"], now - state["elapsed_line"]

@@ -6,9 +6,8 @@ import json
 import pytest
 import torch
 
-from sweeps import train as training
-from sweeps.run_config import TrainConfig
-from sweeps.train import TrainingError, learning_rate, train
+from sweeps.learner import Learner
+from sweeps.train import TrainingError, train
 from sweeps.worker import build_datasets, build_model
 from tests.small_run import small_config, write_bright_and_dark
 
@@ -41,15 +40,15 @@ def test_a_killed_and_resumed_run_ends_with_the_same_bits(root, tmp_path, monkey
     config = small_config(root, train=changes, model={"overrides": overrides}, data={"augment": {"flip": True}})
     unbroken = trained(config, tmp_path / "unbroken")
 
-    step = training.training_step
+    update = Learner.update
     calls = itertools.count()
 
-    def dying_step(*args):
+    def dying_update(*args):
         if next(calls) == killed_after:
             raise KeyboardInterrupt
-        return step(*args)
+        return update(*args)
 
-    monkeypatch.setattr(training, "training_step", dying_step)
+    monkeypatch.setattr(Learner, "update", dying_update)
     with pytest.raises(KeyboardInterrupt):
         trained(config, tmp_path / "killed")
     monkeypatch.undo()
@@ -95,16 +94,6 @@ def test_a_video_that_breaks_while_training_is_named_past_the_stated_share(root,
         train(model, train_set, config, CPU, tmp_path)
     tolerant = small_config(copy, train={"steps": 4}, data={"max_failed_share": 0.2})
     assert train(model, train_set, tolerant, CPU, tmp_path)["train_clips_per_s"] > 0
-
-
-def test_learning_rate_warms_up_and_falls_to_zero():
-    config = TrainConfig(steps=110, warmup_steps=10, learning_rate=2.0)
-    rates = [learning_rate(config, step) for step in range(111)]
-    assert rates[0] == pytest.approx(0.2)
-    assert rates[9] == rates[10] == pytest.approx(2.0)
-    assert rates[60] == pytest.approx(1.0)
-    assert rates[110] == pytest.approx(0.0)
-    assert rates[10:] == sorted(rates[10:], reverse=True)
 
 
 def test_learns_what_anything_can_learn(root, tmp_path):
