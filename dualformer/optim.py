@@ -20,7 +20,8 @@ both rules treat it as any other weight.
 
 "plain" is the custom of training from nothing: one rate for all, and no decay of biases, norms and position or token
 tables. "uniform" treats every weight alike, as the released TimeSformer does (facebookresearch/TimeSformer@a5ef29a,
-timesformer/models/optimizer.py: only batch norms are exempt from decay, and it has none).
+timesformer/models/optimizer.py: only batch norms are exempt from decay, and it has none). "tables" does too, but for
+the decay of tables of positions and tokens, as mmaction2's TimeSformer (open-mmlab/mmaction2@4d6c934).
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from torch import nn
 
 from dualformer.config import ConfigError, nearest
 
-Rule = Literal["plain", "uniform", "released", "intended"]
+Rule = Literal["plain", "uniform", "tables", "released", "intended"]
 
 POSITION_TABLE = r"bias_table$|absolute_position$|^(pos|time)_embed$"
 TOKEN = r"^cls_token$"
@@ -67,6 +68,8 @@ def parameter_groups(
             key = 1.0, _decayed_by_custom(name, parameter)
         elif rule == "uniform":
             key = 1.0, True
+        elif rule == "tables":
+            key = 1.0, not re.search(f"{POSITION_TABLE}|{TOKEN}", name)
         else:
             key = _fine_tuned(name, rule, backbone_factor)
         groups.setdefault(key, []).append((name, parameter))

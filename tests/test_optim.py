@@ -117,6 +117,12 @@ def test_uniform_is_one_group(name):
     assert set(placed(meta_model(name), "uniform").values()) == {(1, True)}
 
 
+def test_tables_alone_escape_the_decay():
+    groups = placed(meta_model("timesformer_divided"), "tables")
+    kept = {name for name, (_, decayed) in groups.items() if not decayed}
+    assert kept == {"cls_token", "pos_embed", "time_embed"} and {factor for factor, _ in groups.values()} == {1}
+
+
 def test_position_tables_of_ablations_are_not_decayed():
     absolute = placed(create_model("dualformer_tiny", position="absolute"), "released")
     assert absolute["stages.0.absolute_position"] == (1, False)
