@@ -218,12 +218,16 @@ def something_something_v2(source: Source) -> Listing:
     """Something-Something V2: JSON lists of clips, and a JSON mapping from class to index.
 
     A clip is `{"id", "label", "template", "placeholders"}`; its class is the template without its brackets, its file
-    `{id}.webm`. The test list has ids only; those clips are left out. Files are told apart by content and name
+    `{id}.webm`. The test list has ids only; those clips are left out, unless `test-answers.csv` (lines `id;class`, in
+    later downloads) is given as well. Papers report the validation split. Files are told apart by content and name
     (`something-something-v2-train.json`, or `train.json` in later downloads). Documented in the data set's technical
     report, "Moving Objects Dataset: Something-Something v. 2", at its download page.
     """
-    lists, mapping = [], source.classes
-    for split, path in _files(source, ".json"):
+    lists, mapping, answers = [], source.classes, {}
+    for split, path in _files(source, ".json", ".csv"):
+        if "answers" in path.name:
+            answers |= (line.split(";", 1) for _, line in _lines(path) if ";" in line)
+            continue
         content = _json(path)
         if isinstance(content, dict):
             mapping = path
@@ -237,12 +241,13 @@ def something_something_v2(source: Source) -> Listing:
             if split is None:
                 raise DataError(f"{path}: which split is this? Its name doesn't tell; write train={path.name} or alike")
             name = str(entry["id"])
-            if "template" not in entry:
+            template = entry.get("template", answers.get(name))
+            if template is None:
                 if split != "test":
                     raise DataError(f"{place}: no 'template'; it has: {_join(entry)}")
                 unlabelled += 1
                 continue
-            label = classes.index(re.sub(r"[\[\]]", "", str(entry["template"])), place)
+            label = classes.index(re.sub(r"[\[\]]", "", str(template)), place)
             clips.append(Clip(name, tree.find(place, name, split), label, split, place))
     return Listing(classes.names, tuple(clips), unlabelled)
 
@@ -275,9 +280,12 @@ def ucf101(source: Source) -> Listing:
             if number and classes.number(number, place, first=1) != label:
                 raise DataError(f"{place}: {number} is class {classes.names[int(number) - 1]}, the folder is {folder}")
             stem = _stem(file_name)
-            group = re.search(r"_g\d+(?=_c\d+$)", stem)
-            recording = f"{folder}{group[0]}" if group else None
-            clips.append(Clip(name, tree.find(place, stem, folder), label, split, place, recording))
+            group = re.search(r"(_g\d+)_c\d+$", stem)
+            recording = f"{folder}{group[1]}" if group else None
+            file = tree.find(place, stem, folder)
+            if file is None and group:  # some copies spell HandStandPushups as its folder
+                file = tree.find(place, f"v_{folder}{group[0]}", folder)
+            clips.append(Clip(name, file, label, split, place, recording))
     return Listing(classes.names, tuple(clips))
 
 
@@ -301,8 +309,8 @@ def hmdb51(source: Source) -> Listing:
         path = _of_fold(lists, name, fold, f"{name}_test_split{fold}.txt")
         for place, line in _lines(path):
             file_name, use = ("", *line.rsplit(maxsplit=1))[-2:]
-            if use not in ("0", "1", "2"):
-                raise DataError(f"{place}: '{line}' doesn't end with 1 (train), 2 (test) or 0 (unused)")
+            if not file_name or use not in ("0", "1", "2"):
+                raise DataError(f"{place}: '{line}' is not a file and 1 (train), 2 (test) or 0 (unused)")
             if use != "0":
                 stem = _stem(file_name)
                 film, found, _ = stem.rpartition(f"_{name}_")
@@ -473,23 +481,25 @@ def _list_rows(path: Path, source: Source) -> Iterator[tuple[str, int | None, st
             yield match[1] or match[2], int(match[3]) if match[3] else None, match[4], place
             continue
         separator = next((character for character in "\t," if character in line), None)
-        parts = [part.strip() for part in line.rsplit(separator, 2)]
-        name, label = separator.join(parts[:-1]) if separator else line.rpartition(parts[-1])[0].strip(), parts[-1]
+        parts = line.rsplit(separator, 2)
+        name, label = line.removesuffix(parts[-1]).rstrip(f"{separator or ''} "), parts[-1].strip()
         if not name or not label:
             raise DataError(f"{place}: '{line}' is not PATH LABEL (separated by space, tab or comma)")
         if number == 0 and name.lower() in _PATH_HEADERS:
             continue
         if _has_frame_count(name, parts, source):
-            yield parts[0], int(parts[1]), label, place
+            yield parts[0].strip(), int(parts[1]), label, place
         else:
             yield name, None, label, place
 
 
 def _has_frame_count(name: str, parts: Sequence[str], source: Source) -> bool:
     """Whether `folder 12 3` means 12 frames, and not a video whose name ends with a number after a space."""
-    if len(parts) < 3 or not (parts[1].isdecimal() and parts[2].isdecimal()):
+    if len(parts) < 3 or not (parts[1].strip().isdecimal() and parts[2].strip().isdecimal()):
         return False
-    return Path(name).suffix.lower() not in VIDEO_SUFFIXES and not (source.videos / name).exists()
+    if Path(name).suffix.lower() in VIDEO_SUFFIXES:
+        return False
+    return (source.videos / parts[0].strip()).is_dir() or _at(source, name) is None
 
 
 def _at(source: Source, name: str) -> str | None:
