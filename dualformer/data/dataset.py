@@ -22,7 +22,7 @@ from torch import Tensor
 
 from dualformer.config import Config, ConfigError
 from dualformer.data import sampling, transforms, two_scale
-from dualformer.data.augment import AugmentConfig
+from dualformer.data.augment import AugmentConfig, mix
 from dualformer.data.inspection import cache_dir, inspect_all
 from dualformer.data.manifest import DataError, Entry, Manifest, read_manifest
 from dualformer.data.reader import VideoError, VideoInfo, read_by_seeking, read_in_order
@@ -111,7 +111,8 @@ class VideoDataset(torch.utils.data.Dataset):
 
     A sample is a dict: `clip` float32 [3, T, H, W], `label` int, `index` int; with `views`, `clip` is
     [num_clips * num_crops, 3, T, H, W], the crops of a clip side by side. It depends on (seed, epoch, index) and
-    nothing else, so workers, their number and their order don't matter.
+    nothing else, so workers, their number and their order don't matter. Where training clips are mixed (see
+    `AugmentConfig.mixup`), a sample also has `target`, float32 [classes]: the share of each class, which add up to 1.
 
     Attributes:
         classes: class names; a label indexes them.
@@ -158,9 +159,10 @@ class VideoDataset(torch.utils.data.Dataset):
         self.num_expected = len(entries)
         self._check_classes(entries)
         self._check_crop(crop_size)
-        self._augment = transforms.TrainTransform(
-            crop_size, config.mean, config.std, config.augment.flip, config.augment.crop_area
-        )
+        self._augment = transforms.TrainTransform(crop_size, config.mean, config.std, config.augment)
+        self._mixes = views is None and (config.augment.mixup > 0 or config.augment.cutmix > 0)
+        if self._mixes and len(self) < 2:
+            raise DataError(f"{self.root}: mixup and cutmix need two videos, there is one")
         self._views = transforms.EvalTransform(crop_size, config.mean, config.std, views[1] if views else 1)
         self._decoded: dict[int, Tensor] = {}
 
@@ -174,6 +176,8 @@ class VideoDataset(torch.utils.data.Dataset):
             raise IndexError(f"sample {index} of {len(self)}")
         sample = {"label": self.entries[index].label, "index": index}
         try:
+            if self._mixes:
+                return {**self._mixed(epoch, index), **sample}
             return {"clip": self._clip(epoch, index), **sample}
         except VideoError as error:
             return {"failure": str(error), **sample}
@@ -188,6 +192,18 @@ class VideoDataset(torch.utils.data.Dataset):
         clips = self._frames(index, indices.ravel()).split(self.num_frames)
         return torch.cat([self._views(clip) for clip in clips])
 
+    def _mixed(self, epoch: int, index: int) -> dict[str, Tensor]:
+        """A training clip with another one mixed in, and its target; raises `VideoError` naming the one that fails."""
+        # Not the generator of the clip: what it draws remains the same whether clips are mixed or not.
+        generator = _generator(self.seed, epoch, index, 1)
+        partner = (index + int(torch.randint(1, len(self), (), generator=generator))) % len(self)
+        clips = (self._clip(epoch, index), self._clip(epoch, partner))
+        clip, share = mix(*clips, self.config.augment, generator)
+        target = torch.zeros(len(self.classes))
+        target[self.entries[index].label] += share
+        target[self.entries[partner].label] += 1 - share
+        return {"clip": clip, "target": target}
+
     def _frames(self, index: int, indices: np.ndarray) -> Tensor:
         """Resized frames of a video: uint8 [len(indices), 3, H, W]."""
         if not self.config.cache_decoded:
@@ -201,7 +217,14 @@ class VideoDataset(torch.utils.data.Dataset):
         seek = self.config.decoder == "decord" and self.infos[index].seekable
         frames = read_by_seeking(path, indices) if seek else read_in_order(path, indices)
         # [T, H, W, 3] seen as [T, 3, H, W]: resizing is fastest where the colours of a pixel are neighbours.
-        return transforms.resize(torch.from_numpy(frames).permute(0, 3, 1, 2), self.config.resize)
+        return transforms.resize(torch.from_numpy(frames).permute(0, 3, 1, 2), self._resize)
+
+    @property
+    def _resize(self) -> int | tuple[int, int] | None:
+        """The size that frames get when they are read."""
+        if self.views is None:
+            return None if self.config.augment.short_side else self.config.resize
+        return self.config.resize if self.config.test_resize is None else self.config.test_resize
 
     def _check_classes(self, expected: Sequence[Entry]) -> None:
         lost = {entry.label for entry in expected} - {entry.label for entry in self.entries}
@@ -212,12 +235,14 @@ class VideoDataset(torch.utils.data.Dataset):
     def _check_crop(self, crop_size: tuple[int, int]) -> None:
         if self.config.augment.crop_area and self.views is None:
             return
+        jitter = self.config.augment.short_side if self.views is None else None
+        size = jitter[0] if jitter else self._resize
         for entry, info in zip(self.entries, self.infos):
-            shape = transforms.resized_shape(info.height, info.width, self.config.resize)
+            shape = transforms.resized_shape(info.height, info.width, size)
             if shape[0] < crop_size[0] or shape[1] < crop_size[1]:
                 raise DataError(
                     f"{self.root / entry.file}: its frames are {info.height}x{info.width}, {shape[0]}x{shape[1]} at "
-                    f"resize {self.config.resize}: smaller than the crop {crop_size[0]}x{crop_size[1]}; "
+                    f"resize {size}: smaller than the crop {crop_size[0]}x{crop_size[1]}; "
                     "resize to at least the crop"
                 )
 
@@ -258,11 +283,13 @@ def collate(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Stacks the samples that have a clip; samples that failed are named instead.
 
     Returns:
-        `clip` float32 [B, ...], `label` and `index` int64 [B], and `failures`, a list of strings. B is 0, and `clip` is
-        an empty tensor, where every sample failed.
+        `clip` float32 [B, ...], `label` and `index` int64 [B], and `failures`, a list of strings; where clips are mixed
+        `target` too, float32 [B, classes]. B is 0, and `clip` is an empty tensor, where every sample failed.
     """
     good = [sample for sample in samples if "clip" in sample]
+    mixed = {"target": torch.stack([sample["target"] for sample in good])} if good and "target" in good[0] else {}
     return {
+        **mixed,
         "clip": torch.stack([sample["clip"] for sample in good]) if good else torch.empty(0),
         "label": torch.tensor([sample["label"] for sample in good], dtype=torch.int64),
         "index": torch.tensor([sample["index"] for sample in good], dtype=torch.int64),

@@ -1,4 +1,4 @@
-"""From decoded frames to the clip that a model sees: resize, crop, flip, normalise.
+"""From decoded frames to the clip that a model sees: resize, crop, flip, vary, erase, normalise.
 
 Frames are uint8 [T, 3, H, W] until `normalise`, which gives float32 [3, T, H, W]. Whatever is drawn at random is drawn
 once per clip, from the generator passed in, so all frames of a clip are treated alike and a clip is reproducible.
@@ -14,8 +14,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from dualformer.data.augment import AugmentConfig, uniform, vary_levels
+
 # Range of a random crop's width over height before it is resized: torchvision's and mmaction2's RandomResizedCrop.
 _ASPECT_RANGE = (3 / 4, 4 / 3)
+# Of random erasing: shares of the area and width over height, as in its paper.
+_ERASED_AREA, _ERASED_ASPECT_RANGE = (0.02, 0.4), (0.3, 1 / 0.3)
 
 
 def resized_shape(height: int, width: int, size: int | tuple[int, int] | None) -> tuple[int, int]:
@@ -45,12 +49,15 @@ def resize(frames: Tensor, size: int | tuple[int, int] | None) -> Tensor:
     return functional.interpolate(frames, shape, mode="bilinear", antialias=True)
 
 
+def random_short_side(frames: Tensor, lengths: tuple[int, int], generator: torch.Generator) -> Tensor:
+    """Resizes [T, 3, H, W] so that the short side has a random length, from the least to the greatest of `lengths`."""
+    least, greatest = lengths
+    return resize(frames, int(torch.randint(least, greatest + 1, (), generator=generator)))
+
+
 def random_crop(frames: Tensor, size: tuple[int, int], generator: torch.Generator) -> Tensor:
     """Cuts `size` (height, width) out of [..., H, W] at a random place."""
-    top, left = (
-        int(torch.randint(full - part + 1, (), generator=generator)) for full, part in zip(frames.shape[-2:], size)
-    )
-    return _cut(frames, top, left, size)
+    return _cut(frames, *_random_place(frames, size, generator), size)
 
 
 def random_resized_crop(
@@ -64,15 +71,7 @@ def random_resized_crop(
         area: least and greatest share of the frame's area that the part covers.
         generator: the only source of chance.
     """
-    height, width = frames.shape[-2:]
-    share = _uniform(*area, generator)
-    aspect = math.exp(_uniform(*map(math.log, _ASPECT_RANGE), generator))
-    # A part that doesn't fit is cut down, not drawn again: one draw per clip keeps clips reproducible and cheap.
-    part = (
-        min(max(round(math.sqrt(share * height * width / aspect)), 1), height),
-        min(max(round(math.sqrt(share * height * width * aspect)), 1), width),
-    )
-    return resize(random_crop(frames, part, generator), size)
+    return resize(random_crop(frames, _random_part(frames, area, _ASPECT_RANGE, generator), generator), size)
 
 
 def test_crops(frames: Tensor, size: tuple[int, int], num_crops: int) -> list[Tensor]:
@@ -105,6 +104,15 @@ def random_flip(frames: Tensor, generator: torch.Generator) -> Tensor:
     return frames.flip(-1) if torch.rand((), generator=generator) < 0.5 else frames
 
 
+def random_erasing(frames: Tensor, generator: torch.Generator) -> Tensor:
+    """Fills a random rectangle of uint8 [T, 3, H, W] with noise, the same in all frames."""
+    part = _random_part(frames, _ERASED_AREA, _ERASED_ASPECT_RANGE, generator)
+    erased = frames.clone()
+    place = _cut(erased, *_random_place(frames, part, generator), part)
+    place[:] = torch.randint(256, place.shape[1:], generator=generator, dtype=torch.uint8)
+    return erased
+
+
 def normalise(frames: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """Turns uint8 frames [T, 3, H, W] into a clip [3, T, H, W] of float32, (level - mean) / std per colour."""
     mean, std = (torch.tensor(values, dtype=torch.float32).view(3, 1, 1, 1) for values in (mean, std))
@@ -113,29 +121,33 @@ def normalise(frames: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
 
 @dataclasses.dataclass(frozen=True)
 class TrainTransform:
-    """Random crop, flip, normalise: uint8 [T, 3, H, W] -> float32 [3, T, h, w].
+    """Random crop and whatever else is varied, normalise: uint8 [T, 3, H, W] -> float32 [3, T, h, w].
 
     Attributes:
         crop_size: (height, width) of the clip in pixels.
         mean: of red, green and blue, in levels from 0 to 255.
         std: likewise.
-        flip: whether clips are mirrored at random.
-        crop_area: None cuts crops of `crop_size`; a range of shares of the frame's area cuts those, resized.
+        augment: what is varied; mixing needs two clips and comes later.
     """
 
     crop_size: tuple[int, int]
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    flip: bool = False
-    crop_area: tuple[float, float] | None = None
+    augment: AugmentConfig = AugmentConfig()
 
     def __call__(self, frames: Tensor, generator: torch.Generator) -> Tensor:
-        if self.crop_area:
-            frames = random_resized_crop(frames, self.crop_size, self.crop_area, generator)
+        augment = self.augment
+        if augment.short_side:
+            frames = random_short_side(frames, augment.short_side, generator)
+        if augment.crop_area:
+            frames = random_resized_crop(frames, self.crop_size, augment.crop_area, generator)
         else:
             frames = random_crop(frames, self.crop_size, generator)
-        if self.flip:
+        if augment.flip:
             frames = random_flip(frames, generator)
+        frames = vary_levels(frames, augment, generator)
+        if augment.erasing and uniform(0, 1, generator) < augment.erasing:
+            frames = random_erasing(frames, generator)
         return normalise(frames, self.mean, self.std)
 
 
@@ -157,5 +169,23 @@ def _cut(frames: Tensor, top: int, left: int, size: tuple[int, int]) -> Tensor:
     return frames[..., top : top + size[0], left : left + size[1]]
 
 
-def _uniform(low: float, high: float, generator: torch.Generator) -> float:
-    return low + (high - low) * float(torch.rand((), generator=generator, dtype=torch.float64))
+def _random_place(frames: Tensor, size: tuple[int, int], generator: torch.Generator) -> tuple[int, int]:
+    """Where `size` (height, width) fits in [..., H, W]: (top, left)."""
+    top, left = (
+        int(torch.randint(full - part + 1, (), generator=generator)) for full, part in zip(frames.shape[-2:], size)
+    )
+    return top, left
+
+
+def _random_part(
+    frames: Tensor, area: tuple[float, float], aspects: tuple[float, float], generator: torch.Generator
+) -> tuple[int, int]:
+    """A (height, width) that covers a random share of [..., H, W]; both ranges are (least, greatest)."""
+    height, width = frames.shape[-2:]
+    share = uniform(*area, generator)
+    aspect = math.exp(uniform(*map(math.log, aspects), generator))
+    # A part that doesn't fit is cut down, not drawn again: one draw per clip keeps clips reproducible and cheap.
+    return (
+        min(max(round(math.sqrt(share * height * width / aspect)), 1), height),
+        min(max(round(math.sqrt(share * height * width * aspect)), 1), width),
+    )
