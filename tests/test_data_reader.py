@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from videos import shown_numbers, write_audio, write_damaged, write_truncated, write_video
 
-from dualformer.data.reader import VideoError, decoder_versions, inspect_video, read_by_seeking, read_in_order
+from dualformer.data.decoders import decoder_versions
+from dualformer.data.reader import VideoError, inspect_video, read_by_seeking, read_in_order
 
 SHARED = Path(__file__).parents[2] / "shared"
 OPEN_GROUPS = {"x264-params": "open-gop=1:keyint=12:bframes=3:scenecut=0"}
@@ -67,7 +68,7 @@ def test_one_frame_is_enough(tmp_path):
     ("make", "reason"),
     [
         (lambda path: path, "no such file"),
-        (lambda path: path.mkdir(), "not a regular file"),
+        (lambda path: path.mkdir(), "no images in the folder"),
         (lambda path: path.touch(), r"empty file \(0 bytes\)"),
         (lambda path: path.write_text("no video\n" * 1000), "can't be decoded"),
         (write_audio, "no video stream"),

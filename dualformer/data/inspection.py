@@ -1,8 +1,12 @@
 """What each file of a data set turned out to hold, found once by decoding it and recorded for every later run.
 
-The record is a file of JSON lines in the cache, one line a video. A line holds as long as the file's path, size and
-modification time and the decoders' versions do. An interrupted inspection goes on where it stopped, and several
+The record is a file of JSON lines in the cache, one line per video and decoder. A line holds as long as the file's
+path, size and modification time and the decoders' versions do; of a folder of images these are the folder's own, so an
+image that is replaced under its name is not noticed. An interrupted inspection goes on where it stopped, and several
 processes may write at once.
+
+Files are decoded in processes of their own, because a broken file may hang its decoder or bring it down. Such a process
+is ended, the file has a reason, and the others go on.
 """
 
 from __future__ import annotations
@@ -10,18 +14,24 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import multiprocessing
 import os
+import signal
 import sys
 import time
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import as_completed
 from pathlib import Path
 from typing import Any
 
-from dualformer.data.reader import VideoError, VideoInfo, decoder_versions, inspect_video
+import pebble
 
-INSPECTION_VERSION = 3  # raise it when an unchanged file would be judged differently: what is recorded is then void
+from dualformer.data.decoders import check_decoder, decoder_versions
+from dualformer.data.reader import VideoError, VideoInfo, inspect_video, too_slow
+
+INSPECTION_VERSION = 4  # raise it when an unchanged file would be judged differently: what is recorded is then void
 PROGRESS_INTERVAL_S = 10
+TIME_LIMIT_S = 300.0
 
 
 def cache_dir() -> Path:
@@ -31,47 +41,60 @@ def cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dualformer"
 
 
-def inspect_all(root: Path, files: Iterable[str], workers: int = 1) -> dict[str, VideoInfo | VideoError]:
+def inspect_all(
+    root: Path, files: Iterable[str], workers: int = 1, *, decoder: str = "decord", time_limit_s: float = TIME_LIMIT_S
+) -> dict[str, VideoInfo | VideoError]:
     """Inspects videos, most of them from the record, and tells about progress on stderr where it takes long.
 
     Args:
         root: folder of the data set.
         files: paths below `root`.
-        workers: threads that decode at the same time.
+        workers: processes that decode at the same time.
+        decoder: which one shall seek; a key of `DECODERS`.
+        time_limit_s: longest time for one file.
 
     Returns:
         For each file what it holds, or why it can't be used.
 
     Raises:
+        ConfigError: this machine lacks the decoder.
         OSError: the record can't be written.
     """
+    check_decoder(decoder)
     root = root.resolve()
     record = _record_path(root)
     known = _load(record)
-    keys = {file: _key(root / file) for file in files}
-    found = {file: known[file].outcome(root) for file, key in keys.items() if file in known and known[file].key == key}
+    versions = [INSPECTION_VERSION, *decoder_versions(decoder).values()]
+    keys = {file: _key(root / file, versions) for file in files}
+    lines = {file: known[file, decoder] for file in keys if (file, decoder) in known}
+    found = {file: line.outcome(root) for file, line in lines.items() if line.holds(keys[file], time_limit_s)}
     new = [file for file in keys if file not in found]
     if not new:
         return found
     record.parent.mkdir(parents=True, exist_ok=True)
     progress = _Progress(root, len(new))
-    with open(record, "ab", buffering=0) as sink, ThreadPoolExecutor(workers) as pool:
-        jobs = {pool.submit(_inspect, root / file): file for file in new}
-        for job in as_completed(jobs):
-            file = jobs[job]
-            found[file] = job.result()
-            if keys[file] is not None:  # a missing file may come back any time
-                sink.write(_line(file, keys[file], found[file]))
+    with open(record, "ab", buffering=0) as sink:
+        for line in _inspected(root, new, workers, decoder, time_limit_s):
+            found[line.file] = line.outcome(root)
+            if keys[line.file] is not None:  # a missing file may come back any time
+                sink.write(dataclasses.replace(line, key=keys[line.file]).text())
             progress.step()
     return {file: found[file] for file in keys}
 
 
 @dataclasses.dataclass(frozen=True)
 class _Line:
+    """What was found of a file: `info` or `error`; `time_limit_s` if the error is that it took longer."""
+
     file: str
-    key: list[Any]
+    decoder: str
+    key: list[Any] | None = None
     info: dict[str, Any] | None = None
     error: str | None = None
+    time_limit_s: float | None = None
+
+    def holds(self, key: list[Any] | None, time_limit_s: float) -> bool:
+        return self.key == key and (self.time_limit_s is None or self.time_limit_s >= time_limit_s)
 
     def outcome(self, root: Path) -> VideoInfo | VideoError:
         if self.info is None:
@@ -79,21 +102,54 @@ class _Line:
         times = self.info["times"] and tuple(self.info["times"])  # JSON knows lists only
         return VideoInfo(**{**self.info, "times": times})
 
+    def text(self) -> bytes:
+        # A leading newline closes a line that an interrupted writer left open; one write keeps concurrent lines whole.
+        return f"\n{json.dumps(dataclasses.asdict(self))}\n".encode()
 
-def _inspect(path: Path) -> VideoInfo | VideoError:
+
+def _inspected(root: Path, files: Sequence[str], workers: int, decoder: str, time_limit_s: float) -> Iterator[_Line]:
+    """A line for each file, as they get done."""
+    # Forked: a process that starts anew would import all that the main module does, torch among it, to decode a file.
+    pool = pebble.ProcessPool(min(workers, len(files)), context=multiprocessing.get_context("fork"))
     try:
-        return inspect_video(path)
+        jobs = {pool.schedule(_inspect, (root / file, decoder), timeout=time_limit_s): file for file in files}
+        for job in as_completed(jobs):
+            file = jobs.pop(job)
+            try:
+                outcome = job.result()
+            except TimeoutError:
+                yield _Line(file, decoder, error=too_slow(root / file, time_limit_s).reason, time_limit_s=time_limit_s)
+            except pebble.ProcessExpired as error:
+                yield _Line(file, decoder, error=f"brings its decoder down ({_end(error.exitcode)})")
+            else:
+                if isinstance(outcome, VideoError):
+                    yield _Line(file, decoder, error=outcome.reason)
+                else:
+                    yield _Line(file, decoder, info=dataclasses.asdict(outcome))
+        pool.close()
+    finally:
+        pool.stop()  # does nothing more than wait where all is done; else it ends what still runs
+        pool.join()
+
+
+def _inspect(path: Path, decoder: str) -> VideoInfo | VideoError:
+    try:
+        return inspect_video(path, decoder)
     except VideoError as error:
         return error
 
 
-def _key(path: Path) -> list[Any] | None:
+def _end(exit_code: int) -> str:
+    return signal.Signals(-exit_code).name if exit_code < 0 else f"exit status {exit_code}"
+
+
+def _key(path: Path, versions: Sequence[Any]) -> list[Any] | None:
     """What must be unchanged for a recorded line to hold, None for a file that can't be reached."""
     try:
         status = path.stat()
     except OSError:
         return None
-    return [INSPECTION_VERSION, status.st_size, status.st_mtime_ns, *decoder_versions().values()]
+    return [*versions, status.st_size, status.st_mtime_ns]
 
 
 def _record_path(root: Path) -> Path:
@@ -101,7 +157,7 @@ def _record_path(root: Path) -> Path:
     return cache_dir() / "inspected" / f"{root.name}-{name}.jsonl"
 
 
-def _load(record: Path) -> dict[str, _Line]:
+def _load(record: Path) -> dict[tuple[str, str], _Line]:
     if not record.exists():
         return {}
     lines = {}
@@ -110,17 +166,8 @@ def _load(record: Path) -> dict[str, _Line]:
             line = _Line(**json.loads(text))
         except (ValueError, TypeError):
             continue  # cut off when a process was killed: that file is inspected again
-        lines[line.file] = line
+        lines[line.file, line.decoder] = line
     return lines
-
-
-def _line(file: str, key: list[Any], outcome: VideoInfo | VideoError) -> bytes:
-    if isinstance(outcome, VideoError):
-        line = _Line(file, key, error=outcome.reason)
-    else:
-        line = _Line(file, key, info=dataclasses.asdict(outcome))
-    # A leading newline closes a line that an interrupted writer left open; one write keeps concurrent lines whole.
-    return f"\n{json.dumps(dataclasses.asdict(line))}\n".encode()
 
 
 class _Progress:

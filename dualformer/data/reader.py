@@ -1,11 +1,12 @@
-"""Frames out of one video file: by decoding in order (PyAV), or by seeking (decord) where that gives the same frames.
+"""Frames out of one video: by decoding in order (PyAV), or by seeking where that gives the same frames.
 
 Seeking is fast in long files, and on several real formats silently wrong: AVI and MPEG-4 with B-frames, WMV, MPEG
 streams, open groups of pictures, edit lists give frames a few places off, and a frame count that is too high. So
-decoding in order is the truth here, and `inspect_video` decides once per file whether decord's seeking reproduces it
-bit by bit. A file that fails this test is simply read in order: which decoder read a clip never changes a pixel.
+decoding in order is the truth here, and `inspect_video` decides once per file whether a decoder's seeking reproduces
+it bit by bit. A file that fails this test is simply read in order: which decoder read a clip never changes a pixel.
 
-A file is opened for one call, with one decoding thread, and dropped: an open reader survives neither fork nor pickle.
+A folder of numbered images is a video too, whose frames are read one by one. Any video is opened for one call, with one
+decoding thread, and dropped: an open reader survives neither fork nor pickle.
 """
 
 from __future__ import annotations
@@ -15,14 +16,15 @@ import dataclasses
 import hashlib
 import itertools
 import os
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import av
 import decord
 import numpy as np
 
-decord.logging.set_level(decord.logging.QUIET)  # a file's trouble is reported by VideoError, not on stderr
+from dualformer.data.decoders import DECODERS, Images, Seeker
 
 _DECODING_ERRORS = (av.FFmpegError, decord.DECORDError, OSError, ValueError, LookupError, RuntimeError)
 
@@ -47,13 +49,13 @@ class VideoError(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class VideoInfo:
-    """What a file holds, as decoding it in order found.
+    """What a video holds, as decoding it in order found.
 
     Attributes:
-        num_frames: frames that can be decoded; headers and decord's count may promise more.
+        num_frames: frames that can be decoded; headers and decoders' counts may promise more.
         height: pixels, after rotation.
         width: pixels, after rotation.
-        seekable: whether decord's seeking gives the same frames, bit by bit.
+        seekable: whether the decoder it was inspected for seeks to the same frames, bit by bit.
         seconds: from when the first frame appears to when the last one goes, by timestamps; None where there are none.
         times: when each frame appears, in seconds after the first; only where the rate varies, None elsewhere.
     """
@@ -66,24 +68,23 @@ class VideoInfo:
     times: tuple[float, ...] | None = None
 
 
-def decoder_versions() -> dict[str, str]:
-    """Returns name and version of what decodes: decord, PyAV, and the FFmpeg that PyAV brings."""
-    return {"decord": decord.__version__, "pyav": av.__version__, "ffmpeg": av.ffmpeg_version_info}
-
-
-def read_in_order(path: str | os.PathLike, indices: Sequence[int]) -> np.ndarray:
+def read_in_order(path: str | os.PathLike, indices: Sequence[int], time_limit_s: float | None = None) -> np.ndarray:
     """Returns the frames at `indices`, decoded from the start with PyAV: uint8 RGB [len(indices), H, W, 3].
 
     Args:
-        path: the file.
+        path: a file, or a folder of images.
         indices: frame indices from 0, in any order, repeats allowed.
+        time_limit_s: gives up after it, between two frames.
 
     Raises:
-        VideoError: the file is missing, empty, broken, holds no pictures, or fewer frames than asked for.
+        VideoError: the video is missing, empty, broken, holds no pictures, or fewer frames than asked for, or takes
+            too long.
     """
     wanted, frames = set(map(int, indices)), {}
     with _explained(path):
-        for index, frame in enumerate(_decode(path)):
+        if Path(path).is_dir():
+            return Images(path).frames([*map(int, indices)])
+        for index, frame in enumerate(_in_time(_decode(path), path, time_limit_s)):
             if index in wanted:
                 frames[index] = _to_rgb(frame)
                 if len(frames) == len(wanted):
@@ -93,56 +94,77 @@ def read_in_order(path: str | os.PathLike, indices: Sequence[int]) -> np.ndarray
         return np.stack([frames[int(index)] for index in indices])
 
 
-def read_by_seeking(path: str | os.PathLike, indices: Sequence[int]) -> np.ndarray:
-    """As `read_in_order`, with decord, which seeks: trust it only where `VideoInfo.seekable` says so."""
+def read_by_seeking(path: str | os.PathLike, indices: Sequence[int], decoder: str = "decord") -> np.ndarray:
+    """As `read_in_order`, with a decoder that seeks: trust it only where `VideoInfo.seekable` says so for it."""
     with _explained(path):
-        return _open_decord(path).get_batch([int(index) for index in indices]).asnumpy()
+        seeker = Images if Path(path).is_dir() else DECODERS[decoder]
+        return seeker(path).frames([*map(int, indices)])
 
 
-def inspect_video(path: str | os.PathLike) -> VideoInfo:
-    """Decodes a whole file in order, and finds out whether decord can seek in it.
+def inspect_video(path: str | os.PathLike, decoder: str = "decord") -> VideoInfo:
+    """Decodes a whole video in order, and finds out whether a decoder can seek in it.
 
-    decord finds a frame by seeking to the key frame before it and counting on from there, so what goes wrong with the
-    count goes wrong by groups of pictures. Each group is therefore entered by two seeks, to its last and to its first
-    frame, from the end of the file backwards. All frames are compared, since some files decode to slightly other
-    pixels in decord's older FFmpeg. This costs about three decodes of the file, once.
+    A decoder finds a frame by seeking to the key frame before it and counting on from there, so what goes wrong with
+    the count goes wrong by groups of pictures. Each group is therefore entered by two seeks, to its last and to its
+    first frame, from the end of the file backwards. All frames are compared, since some files decode to slightly other
+    pixels in another FFmpeg. This costs about three decodes of the file, once; one, where the decoder doesn't seek.
+
+    Args:
+        path: a file, or a folder of images.
+        decoder: a key of `DECODERS`.
 
     Raises:
-        VideoError: as `read_in_order`; also where decoding fails part-way.
+        VideoError: as `read_in_order`; also where decoding fails part-way, or frames differ in size.
     """
     with _explained(path):
+        if Path(path).is_dir():
+            return _inspect_images(path)
         frames = _decode(path)
         first = next(frames, None)  # before decord opens the file, which prints about files that aren't videos
         if first is None:
             raise VideoError(path, "no frame can be decoded")
-        height, width, _ = _to_rgb(first).shape
-        sought = _digests_by_seeking(path)
+        shape = _to_rgb(first).shape
+        sought = _digests_by_seeking(path, DECODERS[decoder])
         stamps, same = [], sought is not None
         for index, frame in enumerate(itertools.chain([first], frames)):
             stamps.append(_stamp(frame))
-            same = same and sought.get(index) == _digest(_to_rgb(frame))
+            picture = _to_rgb(frame)
+            _check_size(path, f"frame {index}", picture, shape)
+            same = same and sought.get(index) == _digest(picture)
         seconds, times = _clock(stamps)
-        return VideoInfo(
-            num_frames=len(stamps),
-            height=height,
-            width=width,
-            seekable=same and len(stamps) == len(sought),
-            seconds=seconds,
-            times=times,
-        )
+        seekable = same and len(stamps) == len(sought)
+        return VideoInfo(len(stamps), *shape[:2], seekable=seekable, seconds=seconds, times=times)
 
 
-def _digests_by_seeking(path: str | os.PathLike) -> dict[int, bytes] | None:
-    """Digest of every frame as decord finds it, None where it can't read the file or contradicts itself."""
+def _inspect_images(path: str | os.PathLike) -> VideoInfo:
+    images = Images(path)
+    shape = images.frame(0).shape
+    for index, image in enumerate(images.paths):
+        _check_size(path, image.name, images.frame(index), shape)
+    return VideoInfo(len(images), *shape[:2], seekable=True)
+
+
+def _check_size(path: str | os.PathLike, name: str, frame: np.ndarray, shape: Sequence[int]) -> None:
+    if frame.shape != shape:
+        sizes = [f"{height}x{width}" for height, width, _ in (frame.shape, shape)]
+        raise VideoError(path, f"{name} is {sizes[0]}, the first is {sizes[1]}")
+
+
+def _digests_by_seeking(
+    path: str | os.PathLike, decoder: Callable[[str | os.PathLike], Seeker] | None
+) -> dict[int, bytes] | None:
+    """Digest of every frame as a decoder finds it, None where it can't read the file or contradicts itself."""
+    if decoder is None:
+        return None
     try:
-        reader = _open_decord(path)
-        starts = [int(index) for index in reader.get_key_indices()]
+        seeker = decoder(path)
+        starts = seeker.entries()
         digests = {}
-        for start, stop in reversed(list(zip(starts, [*starts[1:], len(reader)]))):
-            last = _digest(reader.get_batch([stop - 1]).asnumpy()[0])
+        for start, stop in reversed(list(zip(starts, [*starts[1:], len(seeker)]))):
+            last = _digest(seeker.frames([stop - 1])[0])
             for begin in range(start, stop, _CHUNK):
                 chunk = range(begin, min(begin + _CHUNK, stop))
-                digests |= zip(chunk, map(_digest, reader.get_batch(list(chunk)).asnumpy()))
+                digests |= zip(chunk, map(_digest, seeker.frames(chunk)))
             if digests[stop - 1] != last:
                 return None
         return digests
@@ -150,8 +172,19 @@ def _digests_by_seeking(path: str | os.PathLike) -> dict[int, bytes] | None:
         return None
 
 
-def _open_decord(path: str | os.PathLike) -> decord.VideoReader:
-    return decord.VideoReader(os.fspath(path), ctx=decord.cpu(0), num_threads=1)
+def _in_time(
+    frames: Iterator[av.VideoFrame], path: str | os.PathLike, time_limit_s: float | None
+) -> Iterator[av.VideoFrame]:
+    end_s = time.monotonic() + (time_limit_s or float("inf"))
+    for frame in frames:
+        yield frame
+        if time.monotonic() > end_s:
+            raise too_slow(path, time_limit_s)
+
+
+def too_slow(path: str | os.PathLike, time_limit_s: float) -> VideoError:
+    """Returns the error of a video that was given up."""
+    return VideoError(path, f"took longer than {time_limit_s:g} s")
 
 
 def _decode(path: str | os.PathLike) -> Iterator[av.VideoFrame]:
@@ -213,9 +246,9 @@ def _explained(path: str | os.PathLike) -> Iterator[None]:
     try:
         if not path.exists():
             raise VideoError(path, "no such file")
-        if not path.is_file():
-            raise VideoError(path, "not a regular file")
-        if path.stat().st_size == 0:
+        if not path.is_file() and not path.is_dir():
+            raise VideoError(path, "neither a file nor a folder of images")
+        if path.is_file() and path.stat().st_size == 0:
             raise VideoError(path, "empty file (0 bytes)")
         yield
     except _DECODING_ERRORS as error:
