@@ -3,6 +3,8 @@
 What each number means:
 
 - latency: one synchronised forward pass after another, batch included; median, 20th and 80th percentile.
+  Where a GPU finishes sooner than the host can start its kernels, that is the host's time, and flagged as such;
+  `cuda_graph` leaves the host out.
 - throughput: forward passes without synchronising between them, timed at the ends; clips per second.
 - peak memory: weights and clip plus the most that one forward pass holds beyond them. On a GPU that is what torch's
   allocator gave out. On a CPU it is the sizes of all live tensors, uncompiled, without the scratch space of kernels.
@@ -18,6 +20,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+import statistics
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -57,6 +60,12 @@ BACKENDS = {
 TOLERANCE = {"float32": 1e-4, "tf32": 1e-2, "float16": 1e-2, "bfloat16": 5e-2}
 """Largest accepted difference of logits from the reference, relative to the reference's largest logit."""
 
+HOST_BOUND = 0.8
+"""Above this ratio of a pass' start to its latency the GPU waits for the host, whose speed the latency then is."""
+
+RECORDING_WARMUP = 3
+"""Passes before a CUDA graph is recorded, in which kernels are chosen and memory is reserved, as torch asks for."""
+
 IDLE_S = 1.0
 BUSY_S = 3.0
 """How long idle and busy power are integrated; NVML's counter moves about ten times a second."""
@@ -89,12 +98,14 @@ def measure(model: nn.Module, config: MeasureConfig, *, device: str | torch.devi
         threads: CPU threads of the forward passes.
 
     Raises:
-        ConfigError: `config.compile` is "blocks" and the model has none.
+        ConfigError: `config.compile` is "blocks" and the model has none; `config.cuda_graph` without a GPU.
         RuntimeError: torch refuses the settings (no such attention kernel on this device, say).
     """
     if not config.latency:
         return Measurement("ok", "")
     device = torch.device(device)
+    if config.cuda_graph and device.type != "cuda":
+        raise ConfigError(f"cuda_graph: a {device.type} has no CUDA graphs")
     try:
         with eval_mode(model.to(device)), settings(config, threads):
             return _measure(model, config, device)
@@ -112,8 +123,9 @@ def _measure(model: nn.Module, config: MeasureConfig, device: torch.device) -> M
         return Measurement("oom", "the naive reference is out of memory, so nothing was timed")
     clock = clock_of(device)
     with _compiled(model, config.compile):
-        step = forward_pass(model, clip, config)
-        first_ms = clock.time_ms(step)
+        plain = forward_pass(model, clip, config)
+        first_ms = clock.time_ms(plain)
+        step = recorded(plain) if config.cuda_graph else plain
         gate_error = relative_error(step(), wanted)
         details: dict[str, Any] = {"gate_error": gate_error}
         details["compile_s"] = first_ms / 1e3 if config.compile != "off" else None
@@ -126,13 +138,41 @@ def _measure(model: nn.Module, config: MeasureConfig, device: torch.device) -> M
             meter = machine.energy_counter(device)
             energy_j, energy = energy_per_clip(step, clock, times.pass_ms, config.batch_size, meter)
         fields: dict[str, float | None] = dict.fromkeys(FIELDS)
-        fields["peak_mem_gib"] = peak_memory(step, [model, clip], device) / GIB
+        fields["peak_mem_gib"] = peak_memory(plain, [model, clip], device) / GIB
     if not times.doubt:
         fields |= time_fields(times, config.batch_size) | {"energy_j_per_clip": energy_j}
-    found = machine.flags(before, after, device) + ([] if times.settled else ["times never settled"])
+    found = machine.flags(before, after, device) + time_flags(times, device)
     details |= dataclasses.asdict(times) | {"energy": energy, "flags": found}
     details |= {"machine_before": before, "machine_after": after}
     return Measurement("ok", times.doubt, fields, details)
+
+
+def time_flags(times: Times, device: torch.device) -> list[str]:
+    """What speaks against times as such, in words: they never settled, or are the host's and not the GPU's."""
+    found = [] if times.settled else ["times never settled"]
+    latency_ms = statistics.median(times.samples_ms)
+    if device.type == "cuda" and times.start_ms > HOST_BOUND * latency_ms:
+        found.append(f"bound by the host: starting takes {times.start_ms:.3g} of {latency_ms:.3g} ms")
+    return found
+
+
+def recorded(step: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    """Returns a replay of `step` as one CUDA graph; it gives the same tensor each time, overwritten."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(RECORDING_WARMUP):
+            step()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = step()
+
+    def replay() -> Tensor:
+        graph.replay()
+        return out
+
+    return replay
 
 
 def time_fields(times: Times, batch_size: int) -> dict[str, float]:

@@ -7,6 +7,7 @@ nothing about when, where or by which command a run was started can make one.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 from typing import Any, Literal
@@ -204,6 +205,8 @@ class MeasureConfig(Config):
         precision: of matrix work; weights stay float32, the others go through autocast.
         tf32: whether float32 matrix work may use the GPU's TF32 units.
         compile: "blocks" sends every transformer block through `torch.compile`, shapes fixed.
+        cuda_graph: whether the forward pass is recorded once and replayed as a whole, so that its time is the GPU's own
+            and not that of the host, which starts one kernel after another.
         attention_backend: kernel of `scaled_dot_product_attention`; "auto" leaves the choice to torch.
         samples: timed forward passes.
         warmup: fewest forward passes before the first timed one; more follow until the times settle.
@@ -217,6 +220,7 @@ class MeasureConfig(Config):
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     tf32: bool = False
     compile: Literal["off", "blocks"] = "off"
+    cuda_graph: bool = False
     attention_backend: Literal["auto", "math", "flash", "efficient", "cudnn"] = "auto"
     samples: int = 20
     warmup: int = 6
@@ -264,7 +268,7 @@ class RunConfig(Config):
         _at_least(self, 0, "seed")
         _at_least(self, 1, "threads")
 
-    @property
+    @functools.cached_property
     def run_id(self) -> str:
         """The run's identity: 12 hexadecimal digits of the hash of all that can change its outcome."""
         content = {

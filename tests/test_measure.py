@@ -139,7 +139,7 @@ def test_measurement_is_complete_and_leaves_no_trace(model):
 
 
 def test_fields_from_times():
-    times = timing.Times([], True, [float(n) for n in range(1, 12)], pass_ms=4.0, canary_ratio=2.0, doubt="")
+    times = timing.Times([], True, [float(n) for n in range(1, 12)], 4.0, start_ms=0.1, canary_ratio=2.0, doubt="")
     assert measure.time_fields(times, batch_size=8) == {
         "latency_ms_p20": 3,
         "latency_ms_p50": 6,
@@ -312,6 +312,31 @@ def test_largest_batch_is_found(capacity):
 def test_largest_batch_of_a_cpu_is_not_searched(model):
     with pytest.raises(ValueError, match="CPU"):
         max_batch.max_batch(model, MeasureConfig(), device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("pass_ms", "device", "expected"),
+    [(5.0, "cuda", 0), (0.02, "cuda", 1), (0.02, "cpu", 0)],  # starting a pass takes the simulated host 0.1 ms
+)
+def test_a_latency_that_is_the_hosts_is_flagged(pass_ms, device, expected):
+    clock = SimulatedDevice(pass_ms)
+    times = timing.time_passes(clock.step, clock, MeasureConfig(samples=8))
+    assert times.start_ms == pytest.approx(0.1)
+    found = measure.time_flags(times, torch.device(device))
+    assert len(found) == expected and all("bound by the host: starting takes 0.1 of" in flag for flag in found)
+
+
+def test_a_cpu_has_no_cuda_graphs(model):
+    with pytest.raises(ConfigError, match="cuda_graph: a cpu has no CUDA graphs"):
+        measure.measure(model, MeasureConfig(cuda_graph=True), device="cpu", threads=1)
+
+
+@pytest.mark.gpu
+def test_a_replayed_graph_passes_the_gate_and_is_not_bound_by_the_host(model):
+    config = MeasureConfig(batch_size=2, precision="bfloat16", cuda_graph=True)
+    result = measure.measure(model, config, device="cuda", threads=1)
+    assert result.status == "ok" and result.details["gate_error"] < measure.TOLERANCE["bfloat16"], result.reason
+    assert result.fields["peak_mem_gib"] > 0
 
 
 @pytest.mark.gpu
