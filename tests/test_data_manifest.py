@@ -152,3 +152,37 @@ def test_real_clips_are_split_by_recording():
     assert len({entry.recording for entry in test}) == 5
     assert not {entry.recording for entry in train} & {entry.recording for entry in test}
     assert all((manifest.root / entry.file).is_file() for entry in manifest.entries)
+
+
+def test_a_column_of_indices_orders_the_classes(tmp_path):
+    rows = ("a,run,1,train", "b,jump,2,train", "c,walk,0,train", "d,walk,0,test")
+    manifest = read_manifest(write_manifest(tmp_path, "file,label,class_index,split", *rows))
+    assert manifest.classes == ("walk", "run", "jump")
+    assert [entry.label for entry in manifest.entries] == [1, 2, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (["a,x,0", "b,y,one"], "row 2: class_index 'one' is not a whole number from 0"),
+        (["a,x,0", "b,y,0"], "row 2: class y with class_index 0, but an earlier row: class x"),
+        (["a,x,0", "b,y,1", "c,x,2"], "row 3: class x with class_index 2, but an earlier row: class_index 0"),
+        (["a,x,0", "b,y,3"], "no clip of class_index 1, 2, the largest: 3"),
+    ],
+)
+def test_indices_that_contradict_each_other_are_refused(tmp_path, rows, message):
+    with pytest.raises(DataError, match=message):
+        read_manifest(write_manifest(tmp_path, "file,label,class_index", *rows))
+
+
+def test_what_only_people_need_is_ignored_and_files_may_lie_elsewhere(tmp_path):
+    row = "/there/a.mp4,x,12,0.480,4165,77a7"
+    root = write_manifest(tmp_path, "file,label,frames,seconds,bytes,sha256", row, "b.mp4,y,,,,")
+    manifest = read_manifest((root / "manifest.csv").rename(root / "other.csv"))
+    assert [manifest.root / entry.file for entry in manifest.entries] == [Path("/there/a.mp4"), root / "b.mp4"]
+
+
+def test_a_folder_of_images_per_clip(tmp_path):
+    frames = (f"{name}/{clip}/img_{number:05d}.jpg" for name in ("run", "jump") for clip in "ab" for number in (1, 2))
+    root = touch(tmp_path, *frames, "run/a/flow_x_00001.jpg", "run/flow/flow_x_00001.jpg", "run/cover.png")
+    assert files(read_manifest(root).entries) == ["jump/a", "jump/b", "run/a", "run/b"]

@@ -147,17 +147,26 @@ def video_files(folder: Path) -> list[str]:
     return sorted(found)
 
 
-def frame_folders(folder: Path) -> list[str]:
-    """Returns the paths of the folders below `folder` that hold images, sorted: each is a clip.
+def is_frame(name: str) -> bool:
+    """Whether a file in a folder of images is a frame: `flow_x_00001.jpg` beside it is its optical flow."""
+    return Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.lower().startswith("flow_")
+
+
+def frame_folders(folder: Path, depth: int = 1) -> list[str]:
+    """Returns the paths of the folders below `folder` that hold frames, sorted: each is a clip.
 
     What lies deeper inside of such a folder is not looked at, nor are more of its images than the first.
+
+    Args:
+        folder: where to look.
+        depth: how far below it clips begin: 2 means inside of its folders.
     """
     found, pending, seen = [], [""], set()
     while pending:
         below = pending.pop()
         folders = []
         for name, is_folder in _listing(folder / below, seen):
-            if below and not is_folder and Path(name).suffix.lower() in IMAGE_SUFFIXES:
+            if below.count("/") >= depth and not is_folder and is_frame(name):
                 found.append(below.removesuffix("/"))
                 break
             if is_folder:
@@ -167,9 +176,10 @@ def frame_folders(folder: Path) -> list[str]:
     return sorted(found)
 
 
-def _listing(folder: Path, seen: set[str]) -> Iterator[tuple[str, bool]]:
+def _listing(folder: Path, seen: set[tuple[int, int]]) -> Iterator[tuple[str, bool]]:
     """Names in a folder and whether they are folders; nothing where `seen` has it, which links can lead back to."""
-    place = os.path.realpath(folder)
+    status = os.stat(folder)
+    place = status.st_dev, status.st_ino
     if place in seen:
         return
     seen.add(place)
@@ -227,9 +237,9 @@ def read_folders(root: Path, rawframes: bool | None = None) -> Manifest:
     folders = sorted(path.name for path in root.iterdir() if path.is_dir())
     split_folders = bool(folders) and all(name.lower() in SPLITS for name in folders)
     depth = 2 if split_folders else 1
-    files = frame_folders(root) if rawframes else video_files(root)
-    if not files and rawframes is None:
-        files = frame_folders(root)
+    files = [] if rawframes else video_files(root)
+    if rawframes or (not files and rawframes is None):
+        files = frame_folders(root, depth + 1)
     parts = {file: file.split("/") for file in files}
     parts = {file: names for file, names in parts.items() if len(names) > depth}
     classes = _class_order({names[depth - 1] for names in parts.values()})

@@ -29,7 +29,7 @@ from typing import Any
 
 from dualformer.data.formats import Clip, Listing, Source, list_clips
 from dualformer.data.inspection import cache_dir, inspect_all
-from dualformer.data.manifest import IMAGE_SUFFIXES, DataError, read_manifest
+from dualformer.data.manifest import DataError, is_frame, read_manifest
 from dualformer.data.reader import VideoError, VideoInfo
 
 COLUMNS = ("file", "label", "class_index", "split", "group", "frames", "seconds", "bytes", "sha256")
@@ -250,7 +250,7 @@ def _sha256(path: Path) -> str:
 
 
 def _images(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    return sorted(path for path in folder.iterdir() if is_frame(path.name))
 
 
 def _key(path: Path) -> list[int]:
