@@ -18,6 +18,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from dualformer.optim import parameter_groups
 from sweeps.distributed import ALONE, Team
 from sweeps.run_config import RunConfig, TrainConfig
+from sweeps.token_labels import make_token_labels
 
 
 class ClipLoss(nn.Module):
@@ -43,9 +44,13 @@ class ClipLoss(nn.Module):
         return functional.cross_entropy(self.model(clip).float(), target, label_smoothing=self.label_smoothing)
 
 
-def make_criterion(model: nn.Module, config: RunConfig, num_classes: int, device: torch.device) -> nn.Module:
+def make_criterion(model: nn.Module, config: RunConfig, device: torch.device) -> nn.Module:
     """The module that maps (clip, target) to the mean loss per clip, as `ClipLoss` does; the model is its part."""
-    return ClipLoss(model, config.train.label_smoothing)
+    train = config.train
+    if train.token_labels.teacher is None:
+        return ClipLoss(model, train.label_smoothing)
+    torch.manual_seed(config.seed)  # of the criterion's own weights
+    return make_token_labels(model, train.token_labels, train.label_smoothing, device)
 
 
 class Learner:
@@ -57,9 +62,9 @@ class Learner:
         optimizer: of the weights of both.
     """
 
-    def __init__(self, model: nn.Module, config: RunConfig, num_classes: int, device: torch.device, team: Team) -> None:
+    def __init__(self, model: nn.Module, config: RunConfig, device: torch.device, team: Team = ALONE) -> None:
         self.model, self.device, self.config, self.team = model, device, config.train, team
-        self.criterion = make_criterion(model, config, num_classes, device).to(device).train()
+        self.criterion = make_criterion(model, config, device).to(device).train()
         self._own = _own_parts(self.criterion)
         self.optimizer = make_optimizer(model, self._own, config.train)
         self._scaler = torch.amp.GradScaler(device.type, enabled=config.train.precision == "float16")

@@ -77,7 +77,7 @@ def train(
     """
     schedule = Schedule.of(config.train, len(dataset))
     with tracking(config, run_dir) if team.leads else contextlib.nullcontext() as track:
-        learner = Learner(model, config, len(dataset.classes), device, team)
+        learner = Learner(model, config, device, team)
         progress = Progress(run_dir, schedule, track)
         start = load_checkpoint(run_dir, learner, progress, config, len(dataset))
         for step, batch in enumerate(
