@@ -63,10 +63,13 @@ class VideoSwinConfig(ModelConfig):
 
     def check(self) -> None:
         super().check()
+        if not self.depths:
+            raise ConfigError("depths is empty; it has the blocks of each stage")
         if len(self.depths) != len(self.num_heads):
             raise ConfigError(f"depths has {len(self.depths)} stages, num_heads has {len(self.num_heads)}")
         if min(self.embed_dim, *self.depths, *self.num_heads, *self.patch_size, *self.window_size) < 1:
             raise ConfigError("channels, depths, heads and sizes must be positive")
+        self.check_numbers(rates=("dropout", "drop_path_rate"), mlp_dims=(self.embed_dim,))
         for stage, heads in enumerate(self.num_heads):
             if self.stage_dim(stage) % heads:
                 raise ConfigError(f"{self.stage_dim(stage)} channels can't be split over {heads} heads")
@@ -167,8 +170,12 @@ class VideoSwin(nn.Module):
         Raises:
             ValueError: if the clip is not of the shape the model was built for.
         """
-        pooled = self.forward_features(clip).mean(dim=(2, 3, 4))
-        return self.head(self.dropout(pooled))
+        return self.logits_and_features(clip)[0]
+
+    def logits_and_features(self, clip: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns what `forward` and `forward_features` give for a clip, at the cost of the first alone."""
+        features = self.forward_features(clip)
+        return self.head(self.dropout(features.mean(dim=(2, 3, 4)))), features
 
     def forward_features(self, clip: Tensor) -> Tensor:
         """Maps a clip [B, 3, T, H, W] to the map before pooling, [B, C, t, h, w]."""

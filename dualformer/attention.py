@@ -324,17 +324,20 @@ def window_regions(grid: Size, counts: Size, window: Size, shift: Size) -> Tenso
     padded = [n * w for n, w in zip(counts, window)]
     if tuple(padded) == tuple(grid) and not any(shift):
         return None
-    region = torch.zeros(padded, dtype=torch.int32)
-    for axis, (size, s) in enumerate(zip(grid, shift)):
-        wrapped = torch.arange(padded[axis]) < s
-        padding = torch.arange(padded[axis]) >= size
-        axis_region = wrapped + 2 * padding
-        region = 4 * region + axis_region.reshape([-1 if other == axis else 1 for other in range(3)])
-    region = region.roll([-s for s in shift], dims=(0, 1, 2))
+    device = torch.get_default_device()
+    with torch.device("cpu"):  # on the meta device each step would take a hundred times as long as the work it spares
+        region = torch.zeros(padded, dtype=torch.int32)
+        for axis, (size, s) in enumerate(zip(grid, shift)):
+            wrapped = torch.arange(padded[axis]) < s
+            padding = torch.arange(padded[axis]) >= size
+            axis_region = wrapped + 2 * padding
+            region = 4 * region + axis_region.reshape([-1 if other == axis else 1 for other in range(3)])
+        region = region.roll([-s for s in shift], dims=(0, 1, 2))
     (nt, nh, nw), (wt, wh, ww) = counts, window
-    return rearrange(
+    windows = rearrange(
         region, "(nt wt) (nh wh) (nw ww) -> (nt nh nw) (wt wh ww)", nt=nt, nh=nh, nw=nw, wt=wt, wh=wh, ww=ww
     )
+    return windows.to(device)
 
 
 def relative_index(window: Size) -> Tensor:

@@ -85,6 +85,8 @@ class DualFormerConfig(ModelConfig):
     def check(self) -> None:
         super().check()
         stages = len(self.embed_dims)
+        if not stages:
+            raise ConfigError("embed_dims is empty; it has the channels of each stage")
         patterns = self.attention.split(",")
         for pattern in patterns:
             check_pattern(pattern)
@@ -96,6 +98,8 @@ class DualFormerConfig(ModelConfig):
         sizes = [self.patch_size, self.window_size, *self.fine_sizes, *self.coarse_sizes]
         if min(*self.embed_dims, *self.depths, *self.num_heads, *(n for size in sizes if size for n in size)) < 1:
             raise ConfigError("channels, depths, heads and sizes must be positive")
+        rates = ("dropout", "projection_dropout", "attention_dropout", "drop_path_rate")
+        self.check_numbers(rates=rates, mlp_dims=self.embed_dims)
         if self.position == "relative" and not set(self.attention) & set("LS"):
             raise ConfigError(
                 f"position 'relative' is a bias of local windows, and attention '{self.attention}' has none"
@@ -240,8 +244,12 @@ class DualFormer(nn.Module):
         Raises:
             ValueError: if the clip is not of the shape the model was built for.
         """
-        pooled = self.forward_features(clip).mean(dim=(2, 3, 4))
-        return self.head(self.dropout(pooled))
+        return self.logits_and_features(clip)[0]
+
+    def logits_and_features(self, clip: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns what `forward` and `forward_features` give for a clip, at the cost of the first alone."""
+        features = self.forward_features(clip)
+        return self.head(self.dropout(features.mean(dim=(2, 3, 4)))), features
 
     def forward_features(self, clip: Tensor) -> Tensor:
         """Maps a clip [B, 3, T, H, W] to the map before pooling, [B, C, t, h, w]."""

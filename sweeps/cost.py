@@ -36,6 +36,8 @@ TRAINING = (*NETWORK, "data.", "train.batch_size", "train.num_workers")
 Row = Mapping[str, Any]
 """Fields of a finished run, dotted: its config and its result."""
 
+Alike = frozenset[tuple[str, Any]]
+
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
@@ -91,13 +93,16 @@ def estimate(cells: Iterable[Cell], rows: Iterable[Row], *, watts: float | None 
         rows: finished runs.
         watts: average power of one device, in place of what meters said.
     """
-    rows, costs = list(rows), {}
+    alike: dict[Alike, list[Row]] = {}
+    for row in rows:
+        alike.setdefault(_alike(row, NETWORK), []).append(row)
+    costs = {}
     for cell in cells:
         config = flatten(cell.config.to_dict())
         clips = config["train.steps"] * config["train.batch_size"]
         if not clips:
             costs[cell.run_id] = Cost(0.0, 0.0, "trains nothing")
-        elif rate := _rate(config, rows):
+        elif rate := _rate(config, alike.get(_alike(config, NETWORK), [])):
             costs[cell.run_id] = training_cost(clips, watts=watts, **rate)
     return costs
 
@@ -135,12 +140,12 @@ def summary(costs: Sequence[Cost], num_unknown: int, devices: int) -> str:
     return text + (f"; {num_unknown} more runs have no measured rate" if num_unknown else "")
 
 
-def _rate(config: Row, rows: Sequence[Row]) -> dict[str, Any] | None:
-    """Arguments of `training_cost` by what finished runs took; None where no run is like this one."""
-    alike = [row for row in rows if _same(config, row, NETWORK)]
+def _rate(config: Row, alike: Sequence[Row]) -> dict[str, Any] | None:
+    """Arguments of `training_cost` by what finished runs of a network took; None where none says."""
     joules = _median(row.get("energy_j_per_clip") for row in alike)
     energy = {"joules_per_clip": None if joules is None else TRAINING_OVER_FORWARD * joules}
-    trained = _median(row.get("train_clips_per_s") for row in alike if _same(config, row, TRAINING))
+    wanted = _alike(config, TRAINING)
+    trained = _median(row.get("train_clips_per_s") for row in alike if _alike(row, TRAINING) == wanted)
     if trained:
         return {"clips_per_s": trained, "ground": f"{trained:.3g} clips/s measured in training", **energy}
     forward = _median(row.get("throughput_clips_per_s") for row in alike)
@@ -150,13 +155,17 @@ def _rate(config: Row, rows: Sequence[Row]) -> dict[str, Any] | None:
     return None
 
 
-def _same(config: Row, row: Row, fields: tuple[str, ...]) -> bool:
-    """Whether two configs agree in some fields; tables don't tell null or {} from absent."""
-    one, other = (
-        {name: value for name, value in fields_of.items() if name.startswith(fields) and value not in (None, {})}
-        for fields_of in (config, row)
-    )
-    return one == other
+def _alike(row: Row, fields: tuple[str, ...]) -> Alike:
+    """What is equal in rows that agree in some fields; tables don't tell null or {} from absent."""
+    kept = ((name, value) for name, value in row.items() if name.startswith(fields) and value not in (None, {}))
+    return frozenset((name, _frozen(value)) for name, value in kept)
+
+
+def _frozen(value: Any) -> Any:
+    """A value that can be a key, and 1 the same as 1.0."""
+    if isinstance(value, (list, tuple)):
+        return tuple(map(_frozen, value))
+    return repr(value) if isinstance(value, dict) else value
 
 
 def _median(values: Iterable[float | None]) -> float | None:

@@ -29,15 +29,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
+from torch.overrides import TorchFunctionMode
 
 from dualformer.config import ConfigError, flatten, nearest, nest
+from dualformer.registry import ModelConfig, model_config
 from sweeps.run_config import RunConfig
 
 FOLDER = Path(__file__).resolve().parent / "grids"
 
 _PARTS = ("description", "base", "axes", "rows")
 _MOST_ERRORS = 10
+_MOST_BUILT = 12
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,37 +222,74 @@ def _axis(name: str, values: Any) -> list[tuple[str, dict[str, Any]]]:
 def _check(source: str, rows: Sequence[tuple[str, Mapping[str, Any]]]) -> list[RunConfig]:
     configs: list[RunConfig] = []
     errors: dict[str, list[str]] = {}
+    models: dict[ModelConfig, str] = {}
     for label, fields in rows:
         try:
             config = RunConfig.from_dict(nest(fields))
             _check_data(config.data.root)
-            _check_model(config.model.name, json.dumps(config.model.changes(), sort_keys=True))
+            models.setdefault(_model(config.model.name, json.dumps(config.model.changes(), sort_keys=True)), label)
             configs.append(config)
         except ConfigError as error:
             errors.setdefault(str(error), []).append(label)
+    for model in _to_build(list(models)):
+        try:
+            _check_build(model)
+        except ConfigError as error:
+            errors.setdefault(str(error), []).append(models[model])
     if errors:
         raise ConfigError(f"{source}: nothing was started\n{_listing(errors, len(rows))}")
     return configs
 
 
 def _check_data(root: str) -> None:
-    if root != "embedded" and not Path(root).is_dir():
-        raise ConfigError(f"data.root: no folder '{root}'; say where yours is with --set data.root=FOLDER")
+    if root != "embedded" and not Path(root).exists():
+        raise ConfigError(
+            f"data.root: no folder '{root}' (nor manifest file); say where yours is by --set data.root=PATH"
+        )
 
 
 @functools.cache
-def _check_model(name: str, changes: str) -> None:
-    """Builds the network on the meta device, which finds illegal shapes and allocates nothing."""
-    import torch  # here, so that reading a grid's file doesn't wait for it
+def _model(name: str, changes: str) -> ModelConfig:
+    """The network's config, which checks itself."""
+    return model_config(name, **json.loads(changes))
 
-    from dualformer.registry import model_config
 
-    config = model_config(name, **json.loads(changes))
+def _to_build(models: Sequence[ModelConfig]) -> list[ModelConfig]:
+    """Picks networks so that every value of every field is in one of them; evenly spread ones where that is too many.
+
+    A config's own check is to refuse whatever can't be built. That it does is tried on few, since a network takes some
+    tenths of a second to build and a grid may have a thousand.
+    """
+    seen: set[tuple[str, str]] = set()
+    picked = []
+    for model in models:
+        values = {(field, repr(value)) for field, value in vars(model).items()}
+        if not values <= seen:
+            picked.append(model)
+            seen |= values
+    if len(picked) <= _MOST_BUILT:
+        return picked
+    step = (len(picked) - 1) / (_MOST_BUILT - 1)
+    return [picked[round(number * step)] for number in range(_MOST_BUILT)]
+
+
+class _Uninitialised(TorchFunctionMode):
+    """Initial values of weights that have no memory are for nothing, and take most of the time of a build."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
+@functools.cache
+def _check_build(model: ModelConfig) -> None:
+    """Builds a network on the meta device, which allocates nothing."""
     try:
-        with torch.device("meta"):
-            config.build()
-    except (ValueError, RuntimeError, AssertionError) as error:
-        raise ConfigError(f"{name}: {error}") from None
+        with torch.device("meta"), _Uninitialised():
+            model.build()
+    except Exception as error:  # whatever it is, the run would meet it too
+        raise ConfigError(f"{model.name}: {error}") from None
 
 
 def _listing(errors: Mapping[str, Sequence[str]], num_runs: int) -> str:
@@ -302,6 +343,8 @@ def _select(cells: Sequence[Cell], only: Sequence[str], axes: Iterable[str]) -> 
     for text in only:
         for field, value in _assignments("--only", [text]).items():
             wanted.setdefault(field, []).append(value)
+    if not wanted:
+        return tuple(cells)
     chosen = tuple(cell for cell in cells if _matches(cell, wanted, axes))
     if not chosen:
         raise ConfigError(f"--only {' '.join(only)}: none of the {len(cells)} runs is like that")

@@ -47,7 +47,7 @@ def hours(run_dir: Path) -> float | None:
 
 def _resources(cell: Cell, profile: Profile) -> Profile:
     """The profile as it holds for one run."""
-    return profile.changed(**cell.config.to_dict()["resources"])
+    return profile.changed(**cell.config.resources.to_dict())
 
 
 def _needs(cell: Cell, profile: Profile) -> str:

@@ -305,7 +305,7 @@ def classify(cause: str, log_tail: str) -> tuple[Status, bool]:
 
 
 def _resources(cell: Cell) -> dict[str, Any]:
-    return cell.config.to_dict()["resources"]
+    return cell.config.resources.to_dict()
 
 
 def _tail(path: Path) -> list[str]:

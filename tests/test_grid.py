@@ -1,10 +1,14 @@
+import math
 import textwrap
 from pathlib import Path
 
 import pytest
 
 from dualformer.config import ConfigError
-from sweeps.grid import FOLDER, load_grid
+from dualformer.model import DualFormerConfig
+from dualformer.registry import ModelConfig
+from sweeps.grid import _MOST_BUILT, FOLDER, _check_build, load_grid
+from tests.small_models import distinct_models, small_config
 
 SMALL = "base: {model: {name: dualformer_tiny, num_frames: 4, crop_size: 32}}\n"
 
@@ -152,3 +156,70 @@ def test_an_unknown_grid_names_the_nearest(tmp_path: Path):
 def test_a_thousand_runs_are_found_apart(load):
     seeds = ", ".join(map(str, range(500)))
     assert len(load(f"axes: {{seed: [{seeds}], train.steps: [1, 2]}}").cells) == 1000
+
+
+@pytest.fixture
+def built(monkeypatch: pytest.MonkeyPatch) -> list[ModelConfig]:
+    """The networks that checking a grid builds."""
+    _check_build.cache_clear()
+    configs = []
+    build = DualFormerConfig.build
+    monkeypatch.setattr(DualFormerConfig, "build", lambda config: configs.append(config) or build(config))
+    return configs
+
+
+def test_of_a_thousand_networks_few_are_built_and_every_value_where_that_is_enough(load, built):
+    axes = "axes: {model.num_frames: [4, 6, 8], model.attention: [LG, LL], model.overrides.mlp_ratio: [1.0, 2.0]}"
+    load(axes)
+    assert len(built) == 5
+    assert {(config.num_frames, config.attention, config.mlp_ratio) for config in built} >= {
+        (4, "LG", 1.0), (4, "LG", 2.0), (4, "LL", 1.0), (6, "LG", 1.0), (8, "LG", 1.0)
+    }  # fmt: skip
+    built.clear()
+    _check_build.cache_clear()
+    ratios = ", ".join(f"{1 + number / 100}" for number in range(500))
+    assert len(load(f"axes: {{model.attention: [LG, LL], model.overrides.mlp_ratio: [{ratios}]}}").cells) == 1000
+    assert len(built) == _MOST_BUILT
+    assert {config.mlp_ratio for config in built} >= {1.0, 5.99}, "the first and the last of an axis are among them"
+
+
+def test_a_network_that_only_building_finds_wrong_starts_nothing(load, monkeypatch: pytest.MonkeyPatch):
+    def build(config: DualFormerConfig) -> None:
+        if config.mlp_ratio == 3.0:
+            raise RuntimeError("no kernel for this")
+
+    _check_build.cache_clear()
+    monkeypatch.setattr(DualFormerConfig, "build", build)
+    with pytest.raises(ConfigError, match=r"dualformer_tiny: no kernel for this \[model\.overrides\.mlp_ratio=3\.0\]"):
+        load("axes: {model.overrides.mlp_ratio: [2.0, 3.0, 4.0]}")
+
+
+@pytest.mark.parametrize("name", distinct_models())
+def test_what_a_config_accepts_can_be_built(name: str):
+    """What makes it enough to build a few networks of a grid: a config's own check refuses all others."""
+    published = small_config(name).to_dict()
+    accepted = refused = 0
+    for field, value in published.items():
+        for odd in _odd_values(value):
+            try:
+                config = small_config(name, **{field: odd})
+            except ConfigError:
+                refused += 1
+                continue
+            _check_build(config)
+            accepted += 1
+    assert accepted > 20 and refused > 20
+
+
+def _odd_values(value: object) -> list[object]:
+    """Values of the same type that are at the border of making sense, or beyond."""
+    if isinstance(value, bool):
+        return [not value]
+    if isinstance(value, int):
+        return [-1, 0, 1, 2, 3, 7, 48]
+    if isinstance(value, float):
+        return [-1.0, 0.0, 1e-9, 0.3, 0.999, 1.0, 1.5, 1e9, math.inf, math.nan]
+    if isinstance(value, list):
+        ends = [[], [*value, value[-1]], value[:-1]]
+        return ends + [[*value[:-1], odd] for odd in _odd_values(value[-1])]
+    return []
