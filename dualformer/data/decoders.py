@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from dualformer.config import ConfigError, nearest
-from dualformer.data.manifest import IMAGE_SUFFIXES
+from dualformer.data.manifest import is_frame
 
 decord.logging.set_level(decord.logging.QUIET)  # a file's trouble is reported by VideoError, not on stderr
 
@@ -79,7 +79,7 @@ class Images:
     """A folder of a video's frames as images, in the order of the numbers in their names."""
 
     def __init__(self, path: str | os.PathLike):
-        self.paths = _in_order(image for image in Path(path).iterdir() if image.suffix.lower() in IMAGE_SUFFIXES)
+        self.paths = _in_order(image for image in Path(path).iterdir() if is_frame(image.name))
         if not self.paths:
             raise ValueError("no images in the folder")
 
