@@ -183,12 +183,10 @@ class VideoDataset(torch.utils.data.Dataset):
             return {"failure": str(error), **sample}
 
     def _clip(self, epoch: int, index: int) -> Tensor:
-        total, stride, short = self.infos[index].num_frames, self.config.frame_stride, self.config.short_video
         if self.views is None:
             generator = _generator(self.seed, epoch, index)
-            indices = sampling.train_indices(total, self.num_frames, stride, generator, short)
-            return self._augment(self._frames(index, indices), generator)
-        indices = sampling.test_indices(total, self.num_frames, stride, self.views[0], short)
+            return self._augment(self._frames(index, self._train_indices(index, generator)), generator)
+        indices = self._test_indices(index, self.views[0])
         clips = self._frames(index, indices.ravel()).split(self.num_frames)
         return torch.cat([self._views(clip) for clip in clips])
 
@@ -204,6 +202,26 @@ class VideoDataset(torch.utils.data.Dataset):
         target[self.entries[partner].label] += 1 - share
         return {"clip": clip, "target": target}
 
+    def _train_indices(self, index: int, generator: torch.Generator) -> np.ndarray:
+        """Frames of a random clip: int64 [T]."""
+        info, config = self.infos[index], self.config
+        if config.sampling == "spread":
+            return sampling.spread_train_indices(info.num_frames, self.num_frames, generator)
+        indices = sampling.train_indices(
+            info.num_frames, self.num_frames, config.frame_stride, generator, config.short_video
+        )
+        return sampling.at_average_rate(indices, info.times, info.seconds)
+
+    def _test_indices(self, index: int, num_clips: int) -> np.ndarray:
+        """Frames of the fixed clips: int64 [num_clips, T]."""
+        info, config = self.infos[index], self.config
+        if config.sampling == "spread":
+            return sampling.spread_test_indices(info.num_frames, self.num_frames, num_clips)
+        indices = sampling.test_indices(
+            info.num_frames, self.num_frames, config.frame_stride, num_clips, config.short_video
+        )
+        return sampling.at_average_rate(indices, info.times, info.seconds)
+
     def _frames(self, index: int, indices: np.ndarray) -> Tensor:
         """Resized frames of a video: uint8 [len(indices), 3, H, W]."""
         if not self.config.cache_decoded:
@@ -214,8 +232,10 @@ class VideoDataset(torch.utils.data.Dataset):
 
     def _read(self, index: int, indices: np.ndarray) -> Tensor:
         path = self.root / self.entries[index].file
-        seek = self.config.decoder == "decord" and self.infos[index].seekable
-        frames = read_by_seeking(path, indices) if seek else read_in_order(path, indices)
+        if self.infos[index].seekable:
+            frames = read_by_seeking(path, indices, self.config.decoder)
+        else:
+            frames = read_in_order(path, indices, self.config.time_limit_s)
         # [T, H, W, 3] seen as [T, 3, H, W]: resizing is fastest where the colours of a pixel are neighbours.
         return transforms.resize(torch.from_numpy(frames).permute(0, 3, 1, 2), self._resize)
 
@@ -301,12 +321,19 @@ def _usable(
     root: Path, entries: Sequence[Entry], config: DataConfig, num_frames: int
 ) -> tuple[dict[str, VideoInfo], tuple[VideoError, ...]]:
     """What the usable files hold, and the failures of the others."""
-    found = inspect_all(root, [entry.file for entry in entries], workers=torch.get_num_threads())
-    needed = sampling.frames_needed(num_frames, config.frame_stride)
+    found = inspect_all(
+        root,
+        [entry.file for entry in entries],
+        workers=torch.get_num_threads(),
+        decoder=config.decoder,
+        time_limit_s=config.time_limit_s,
+    )
+    stride = config.frame_stride if config.sampling == "dense" else 1
+    needed = sampling.frames_needed(num_frames, stride)
     for file, info in found.items():
         if config.short_video == "error" and isinstance(info, VideoInfo) and info.num_frames < needed:
             reason = (
-                f"has {info.num_frames} frames, {num_frames} frames at stride {config.frame_stride} need {needed} "
+                f"has {info.num_frames} frames, {num_frames} frames at stride {stride} need {needed} "
                 "(short_video chooses what to do)"
             )
             found[file] = VideoError(root / file, reason)
