@@ -152,18 +152,33 @@ class TimeSformer(nn.Module):
 
         Frames that attend to nothing but themselves have one each; their mean is normed.
         """
-        if self.config.attention_type == "space":
-            return self.norm(self._encode_frames(clip)[:, :, 0].mean(dim=1))
-        return self.norm(self._encode_clip(clip))[:, 0]
+        return self._class_token(self._encode(clip))
 
     def forward_features(self, clip: Tensor) -> Tensor:
         """Maps a clip [B, 3, T, H, W] to its patch tokens after the last norm as a map, [B, C, T, h, w]."""
+        return self._map(self._encode(clip))
+
+    def logits_and_features(self, clip: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns what `forward` and `forward_features` give for a clip, at the cost of the first alone."""
+        tokens = self._encode(clip)
+        return self.head(self._class_token(tokens)), self._map(tokens)
+
+    def _class_token(self, tokens: Tensor) -> Tensor:
+        """The class token [B, C] of what `_encode` gives, after the last norm."""
+        if self.config.attention_type == "space":
+            return self.norm(tokens[:, :, 0].mean(dim=1))
+        return self.norm(tokens)[:, 0]
+
+    def _map(self, tokens: Tensor) -> Tensor:
+        """The patch tokens [B, C, T, h, w] of what `_encode` gives, after the last norm."""
         height, width = self.config.frame_grid
         if self.config.attention_type == "space":
-            patches = self.norm(self._encode_frames(clip)[:, :, 1:])
-            return rearrange(patches, "b t (h w) c -> b c t h w", h=height, w=width)
-        patches = self.norm(self._encode_clip(clip))[:, 1:]
-        return rearrange(patches, "b (t h w) c -> b c t h w", h=height, w=width)
+            return rearrange(self.norm(tokens[:, :, 1:]), "b t (h w) c -> b c t h w", h=height, w=width)
+        return rearrange(self.norm(tokens)[:, 1:], "b (t h w) c -> b c t h w", h=height, w=width)
+
+    def _encode(self, clip: Tensor) -> Tensor:
+        """Tokens before the last norm, by the attention's type."""
+        return self._encode_frames(clip) if self.config.attention_type == "space" else self._encode_clip(clip)
 
     def _encode_clip(self, clip: Tensor) -> Tensor:
         """Tokens before the last norm, [B, 1 + T * N, C], the class token first."""

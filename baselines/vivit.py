@@ -162,8 +162,12 @@ class ViViT(nn.Module):
 
     def forward_features(self, clip: Tensor) -> Tensor:
         """Maps a clip [B, 3, T, H, W] to its tubelet tokens after the last norm as a map, [B, C, t, h, w]."""
-        t, h, w = self.config.grid
-        return rearrange(self.encode(clip)[:, 1:], "b (t h w) c -> b c t h w", t=t, h=h, w=w)
+        return self._map(self.encode(clip))
+
+    def logits_and_features(self, clip: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns what `forward` and `forward_features` give for a clip, at the cost of the first alone."""
+        tokens = self.encode(clip)
+        return self.head(tokens[:, 0]), self._map(tokens)
 
     def encode(self, clip: Tensor) -> Tensor:
         """Returns the class token and the tubelet tokens after the last norm, [B, 1 + N, C]."""
@@ -176,6 +180,11 @@ class ViViT(nn.Module):
             else:
                 x = block(x)
         return self.norm(x)
+
+    def _map(self, tokens: Tensor) -> Tensor:
+        """Tubelet tokens of [B, 1 + N, C] in their places, [B, C, t, h, w]."""
+        t, h, w = self.config.grid
+        return rearrange(tokens[:, 1:], "b (t h w) c -> b c t h w", t=t, h=h, w=w)
 
     def _init_weights(self) -> None:
         """Upstream's rule: Xavier uniform blocks, a tubelet kernel that sees its central frame, a zero class token."""
