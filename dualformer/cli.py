@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import csv
 import importlib
+import math
 import os
 import sys
 from collections import Counter
@@ -22,12 +23,13 @@ from torch import Tensor, nn
 from dualformer.config import ConfigError
 from dualformer.data import transforms
 from dualformer.data.dataset import DataConfig
+from dualformer.data.decoders import DECODERS
 from dualformer.data.formats import FOLDS, FORMATS, Source
-from dualformer.data.inspection import inspect_all
-from dualformer.data.manifest import SPLITS, DataError, listed_files, video_files
+from dualformer.data.inspection import TIME_LIMIT_S, inspect_all
+from dualformer.data.manifest import SPLITS, DataError, frame_folders, listed_files, video_files
 from dualformer.data.prepare import prepare
 from dualformer.data.reader import VideoError, VideoInfo, inspect_video, read_in_order
-from dualformer.data.sampling import test_indices
+from dualformer.data.sampling import at_average_rate, test_indices
 from dualformer.gradcam import gradcam
 from dualformer.registry import create_model
 from dualformer.weights import WeightsError, load_weights
@@ -82,18 +84,21 @@ def check_videos(arguments: argparse.Namespace) -> int:
     root = arguments.root
     if not root.is_dir():
         raise DataError(f"{root}: no such folder")
-    found = inspect_all(root, sorted({*video_files(root), *listed_files(root)}), workers=arguments.workers)
-    if not found:
+    files = sorted({*(video_files(root) or frame_folders(root)), *listed_files(root)})
+    if not files:
         raise DataError(f"{root}: no videos")
-    broken = {file: error.reason for file, error in found.items() if isinstance(error, VideoError)}
+    limits = {"workers": arguments.workers, "time_limit_s": arguments.time_limit_s}
+    found = {name: inspect_all(root, files, decoder=name, **limits) for name in dict.fromkeys(arguments.decoder)}
+    outcomes = [(file, name, outcome) for name, of_files in found.items() for file, outcome in of_files.items()]
+    broken = {file: outcome.reason for file, _, outcome in outcomes if isinstance(outcome, VideoError)}
     _write_quarantine(arguments.quarantine, broken)
     if arguments.report:
-        _write_report(arguments.report, found)
-    for line in _summary(found):
+        _write_report(arguments.report, outcomes)
+    for line in _summary(root, outcomes):
         print(line)
     for file, reason in broken.items():
         print(f"{file}: {reason}")
-    print(f"{len(broken)} of {len(found)} videos can't be used (listed in {arguments.quarantine})")
+    print(f"{len(broken)} of {len(files)} videos can't be used (listed in {arguments.quarantine})")
     return 1 if broken else 0
 
 
@@ -141,6 +146,16 @@ def _parser() -> argparse.ArgumentParser:
         help="list of unusable videos with reasons (default: quarantine.csv)",
     )
     command.add_argument("--report", type=Path, metavar="CSV", help="also write what was found about every video")
+    command.add_argument(
+        "--decoder", nargs="+", choices=tuple(DECODERS), default=["decord"], help="which may seek (default: decord)"
+    )
+    command.add_argument(
+        "--time-limit-s",
+        type=_seconds,
+        default=TIME_LIMIT_S,
+        metavar="S",
+        help=f"longest time for one video, in seconds (default: {TIME_LIMIT_S:g})",
+    )
 
     command = _command(commands, "prepare", prepare_data, "write one manifest of a data set in any published format")
     command.epilog = "What each format looks like: dualformer/data/formats.py. Stopped, it goes on where it was."
@@ -196,6 +211,16 @@ def _add_model_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--resize", type=_positive, metavar="PX", help="short side before the crop (default: the crop)"
     )
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number of seconds")
+    return seconds
 
 
 def _positive(text: str) -> int:
@@ -259,8 +284,9 @@ def _class_index(name: str, names: Sequence[str]) -> int:
 def _views(arguments: argparse.Namespace, model: nn.Module) -> tuple[Tensor, Tensor]:
     """All views of the video, normalised [V, 3, T, H, W], and the levels of the first one, uint8 [T, 3, H, W]."""
     config, (_, num_frames, *crop_size) = DataConfig(), model.config.clip_shape
-    total = inspect_video(arguments.video).num_frames
-    indices = test_indices(total, num_frames, arguments.frame_stride, arguments.num_clips, "repeat_last")
+    info = inspect_video(arguments.video, "pyav")
+    indices = test_indices(info.num_frames, num_frames, arguments.frame_stride, arguments.num_clips, "repeat_last")
+    indices = at_average_rate(indices, info.times, info.seconds)
     frames = torch.from_numpy(read_in_order(arguments.video, indices.ravel())).permute(0, 3, 1, 2)
     frames = transforms.resize(frames, arguments.resize or max(crop_size))
     if min(frames.shape[-2:]) < max(crop_size):
@@ -295,14 +321,18 @@ def _access(outcome: VideoInfo | VideoError) -> str:
     return "sought" if outcome.seekable else "in order"
 
 
-def _summary(found: Mapping[str, VideoInfo | VideoError]) -> list[str]:
-    """How many files of each format are read how; seeking is used only where it gave the frames of a full decode."""
-    counts = Counter((Path(file).suffix.lower(), _access(outcome)) for file, outcome in found.items())
+def _summary(root: Path, outcomes: Sequence[tuple[str, str, VideoInfo | VideoError]]) -> list[str]:
+    """How many files of each format each decoder seeks in, as far as that gave the frames of a full decode."""
+    counts = Counter((_format(root, file), decoder, _access(outcome)) for file, decoder, outcome in outcomes)
     columns = ("sought", "in order", "unusable")
-    lines = ["format  " + "".join(f"{column:>10}" for column in columns)]
-    for suffix in sorted({suffix for suffix, _ in counts}):
-        lines.append(f"{suffix:8}" + "".join(f"{counts[suffix, column]:10}" for column in columns))
+    lines = [f"{'format':8}{'decoder':12}" + "".join(f"{column:>10}" for column in columns)]
+    for name, decoder in sorted({(name, decoder) for name, decoder, _ in counts}):
+        lines.append(f"{name:8}{decoder:12}" + "".join(f"{counts[name, decoder, column]:10}" for column in columns))
     return lines
+
+
+def _format(root: Path, file: str) -> str:
+    return "images" if (root / file).is_dir() else Path(file).suffix.lower()
 
 
 def _write_quarantine(path: Path, broken: Mapping[str, str]) -> None:
@@ -312,12 +342,16 @@ def _write_quarantine(path: Path, broken: Mapping[str, str]) -> None:
         writer.writerows(broken.items())
 
 
-def _write_report(path: Path, found: Mapping[str, VideoInfo | VideoError]) -> None:
+def _write_report(path: Path, outcomes: Sequence[tuple[str, str, VideoInfo | VideoError]]) -> None:
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(("file", "access", "frames", "height", "width", "reason"))
-        for name, outcome in found.items():
+        writer.writerow(("file", "decoder", "access", "frames", "height", "width", "seconds", "rate", "reason"))
+        for name, decoder, outcome in outcomes:
+            row = (name, decoder, _access(outcome))
             if isinstance(outcome, VideoError):
-                writer.writerow((name, _access(outcome), "", "", "", outcome.reason))
+                writer.writerow((*row, *[""] * 5, outcome.reason))
             else:
-                writer.writerow((name, _access(outcome), outcome.num_frames, outcome.height, outcome.width, ""))
+                size = (outcome.num_frames, outcome.height, outcome.width)
+                seconds = "" if outcome.seconds is None else f"{outcome.seconds:.3f}"
+                rate = "" if outcome.seconds is None else "varies" if outcome.times else "constant"
+                writer.writerow((*row, *size, seconds, rate, ""))

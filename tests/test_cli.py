@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-from videos import write_audio, write_manifest, write_video
+from videos import write_audio, write_images, write_manifest, write_video
 
 from dualformer import create_model
 from dualformer.cli import main
@@ -113,19 +113,47 @@ def test_check_videos_reports_every_file(tmp_path, capsys):
     }
     assert rows("quarantine.csv") == [["file", "reason"], *map(list, sorted(reasons.items()))]
     assert rows("report.csv") == [
-        ["file", "access", "frames", "height", "width", "reason"],
-        ["a/b_frames.avi", "in order", "60", "48", "64", ""],
-        ["a/good.mp4", "sought", "20", "48", "64", ""],
-        *[[file, "unusable", "", "", "", reason] for file, reason in sorted(reasons.items())],
+        ["file", "decoder", "access", "frames", "height", "width", "seconds", "rate", "reason"],
+        ["a/b_frames.avi", "decord", "in order", "60", "48", "64", "2.400", "constant", ""],
+        ["a/good.mp4", "decord", "sought", "20", "48", "64", "0.800", "constant", ""],
+        *[[file, "decord", "unusable", "", "", "", "", "", reason] for file, reason in sorted(reasons.items())],
     ]
     output = capsys.readouterr().out.splitlines()
-    assert output[0].split() == ["format", "sought", "in", "order", "unusable"]
+    assert output[0].split() == ["format", "decoder", "sought", "in", "order", "unusable"]
     assert [line.split() for line in output[1:4]] == [
-        [".avi", "0", "1", "0"],
-        [".mkv", "0", "0", "1"],
-        [".mp4", "1", "0", "2"],
+        [".avi", "decord", "0", "1", "0"],
+        [".mkv", "decord", "0", "0", "1"],
+        [".mp4", "decord", "1", "0", "2"],
     ]
     assert output[-1] == "3 of 5 videos can't be used (listed in quarantine.csv)"
+
+
+def test_check_videos_compares_decoders(tmp_path, capsys):
+    write_video(tmp_path / "set/good.mp4", 20)
+    write_images(tmp_path / "set/rawframes/clip", 3)
+    write_manifest(tmp_path / "set", "file,label", "good.mp4,x", "rawframes/clip,y")
+    assert main(["check-videos", str(tmp_path / "set"), "--decoder", "decord", "pyav", "--report", "report.csv"]) == 0
+    assert [line.split() for line in capsys.readouterr().out.splitlines()[1:-1]] == [
+        [".mp4", "decord", "1", "0", "0"],
+        [".mp4", "pyav", "0", "1", "0"],
+        ["images", "decord", "1", "0", "0"],
+        ["images", "pyav", "1", "0", "0"],
+    ]
+    assert rows("report.csv")[2] == ["rawframes/clip", "decord", "sought", "3", "48", "64", "", "", ""]
+
+
+def test_check_videos_finds_folders_of_images(tmp_path):
+    write_images(tmp_path / "set/class/clip", 3)
+    (tmp_path / "set/class/clip/frame_2.png").write_bytes(b"no image")
+    assert main(["check-videos", str(tmp_path / "set")]) == 1
+    assert rows("quarantine.csv")[1] == ["class/clip", "can't be decoded: frame_2.png: cannot identify image file"]
+
+
+def test_check_videos_gives_up_files_that_take_too_long(tmp_path):
+    write_video(tmp_path / "set/long.mp4", 255)
+    assert main(["check-videos", str(tmp_path / "set"), "--time-limit-s", "0.001"]) == 1
+    assert rows("quarantine.csv")[1] == ["long.mp4", "took longer than 0.001 s"]
+    assert main(["check-videos", str(tmp_path / "set")]) == 0
 
 
 def test_check_videos_is_content_with_good_ones(tmp_path):
@@ -165,7 +193,15 @@ def test_commands_about_results_are_reached(command, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "command", [["predict", "a.mp4"], ["predict", "a.mp4", *SMALL, "--num-clips", "0"], ["train"], []]
+    "command",
+    [
+        ["predict", "a.mp4"],
+        ["predict", "a.mp4", *SMALL, "--num-clips", "0"],
+        ["check-videos", ".", "--time-limit-s", "0"],
+        ["check-videos", ".", "--decoder", "ffmpeg"],
+        ["train"],
+        [],
+    ],
 )
 def test_wrong_usage_is_status_2(command):
     with pytest.raises(SystemExit) as caught:

@@ -104,7 +104,7 @@ class Images:
             with Image.open(self.paths[index]) as image:
                 return np.asarray(image.convert("RGB"))
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            reason = str(error).replace(f"{os.fspath(self.paths[index])!r}", "it")
+            reason = str(error).replace(f"{os.fspath(self.paths[index])!r}", "").strip()
             raise ValueError(f"{self.paths[index].name}: {reason}") from error
 
 
