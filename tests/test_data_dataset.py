@@ -4,6 +4,7 @@ import json
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader
@@ -75,6 +76,83 @@ def test_workers_change_no_batch(tmp_path, num_workers):
         assert torch.equal(one["clip"], other["clip"])
         assert torch.equal(one["label"], other["label"])
         assert torch.equal(one["index"], other["index"])
+
+
+VARIED = {"short_side": [48, 64], "crop_area": [0.3, 1.0], "flip": True, "colour": 0.4, "grey": 0.2,
+          "randaugment_ops": 2, "erasing": 0.5, "mixup": 0.8, "cutmix": 1.0}  # fmt: skip
+
+
+def test_neither_workers_nor_order_nor_torchs_own_chance_change_a_varied_clip(tmp_path):
+    dataset = make(write_classes(tmp_path), crop_size=(32, 32), augment=VARIED, seed=3)
+    batches = TrainBatches(len(dataset), batch_size=4, seed=3)
+    state, first = torch.get_rng_state(), {}
+    for draw in sorted({draw for batch in islice(batches, 4) for draw in batch}, reverse=True):
+        first[draw] = dataset[draw]
+    assert torch.equal(torch.get_rng_state(), state)
+    for workers in (0, 1, 2):
+        torch.manual_seed(workers)
+        loader = DataLoader(dataset, batch_sampler=batches, collate_fn=collate, num_workers=workers)
+        for draws, batch in zip(islice(batches, 4), islice(loader, 4), strict=True):
+            for position, draw in enumerate(draws):
+                for key in ("clip", "target"):
+                    assert torch.equal(batch[key][position], first[draw][key])
+
+
+@pytest.mark.parametrize("augment", [{"mixup": 0.8}, {"cutmix": 1.0}])
+def test_targets_say_what_a_clip_is_mixed_of(tmp_path, augment):
+    """Each video has a class and a level of its own, so that a clip's mean tells the shares."""
+    root = tmp_path / "clips"
+    for label in range(5):
+        for split in ("train", "test"):
+            write_video(root / split / f"{label}" / "clip.mp4", np.full((12, 48, 64, 3), 40 * label + 20, np.uint8))
+    mixed, plain = (make(root, crop_size=(32, 32), augment=values) for values in (augment, {}))
+    levels = torch.stack([plain[index]["clip"].mean() for index in range(5)])
+    partners = set()
+    for epoch in range(8):
+        for index in range(5):
+            sample = mixed[epoch, index]
+            assert (sample["label"], sample["index"]) == (index, index)
+            assert sample["target"].dtype == torch.float32
+            assert float(sample["target"].sum()) == pytest.approx(1)
+            assert float(sample["clip"].mean()) == pytest.approx(float(levels @ sample["target"]), abs=0.1)
+            others = set(sample["target"].nonzero().ravel().tolist()) - {index}
+            assert len(others) <= 1
+            partners |= {(index, other) for other in others}
+            if "cutmix" in augment:
+                assert {*sample["clip"].unique().tolist()} <= {*levels[[index, *others]].tolist()}
+            else:
+                assert float(sample["clip"].std()) < 0.1
+    assert len(partners) > 12  # of 20 pairs
+    batch = collate([mixed[0, 0], mixed[0, 1]])
+    assert batch["target"].shape == (2, 5)
+    assert torch.equal(batch["target"][1], mixed[0, 1]["target"])
+    assert batch["label"].tolist() == [0, 1]
+    assert "target" not in collate([plain[0]])
+    assert "target" not in make(root, "test", views=(1, 1), crop_size=(32, 32), augment=augment)[0]
+
+
+def test_a_partner_that_can_not_be_read_is_the_failure_of_the_sample(tmp_path):
+    dataset = make(write_classes(tmp_path), crop_size=(32, 32), augment={"mixup": 1.0})
+    (broken := dataset.root / dataset.entries[1].file).write_bytes(b"")
+    samples = [dataset[epoch, index] for epoch in range(4) for index in range(len(dataset))]
+    failed = [sample for sample in samples if "failure" in sample]
+    assert {sample["failure"] for sample in failed} == {f"{broken}: empty file (0 bytes)"}  # one video, one failure
+    assert {sample["index"] for sample in failed} > {1}
+    batch = collate(samples)
+    assert len(batch["failures"]) == len(failed)
+    assert len(batch["target"]) == len(batch["clip"]) == len(samples) - len(failed)
+
+
+def test_jitter_takes_the_place_of_resizing_in_training_alone(tmp_path):
+    root = write_classes(tmp_path)  # 48 x 64
+    options = {"resize": 8, "test_resize": 24, "crop_size": (24, 24), "augment": {"short_side": [24, 96]}}
+    for index in range(4):
+        bits = make(root, **options)[index]["clip"][0, 0, 0]
+        assert len(bits) == 24
+    test = make(root, "test", views=(1, 3), **options)[0]["clip"]
+    assert torch.equal(test, make(root, "test", views=(1, 3), resize=24, crop_size=(24, 24))[0]["clip"])
+    with pytest.raises(DataError, match="20x27 at resize 20: smaller than the crop 24x24"):
+        make(root, **{**options, "augment": {"short_side": [20, 96]}})
 
 
 def test_samples_depend_on_seed_epoch_and_index(tmp_path):

@@ -161,8 +161,6 @@ class VideoDataset(torch.utils.data.Dataset):
         self._check_crop(crop_size)
         self._augment = transforms.TrainTransform(crop_size, config.mean, config.std, config.augment)
         self._mixes = views is None and (config.augment.mixup > 0 or config.augment.cutmix > 0)
-        if self._mixes and len(self) < 2:
-            raise DataError(f"{self.root}: mixup and cutmix need two videos, there is one")
         self._views = transforms.EvalTransform(crop_size, config.mean, config.std, views[1] if views else 1)
         self._decoded: dict[int, Tensor] = {}
 

@@ -133,7 +133,7 @@ class TrainTransform:
     crop_size: tuple[int, int]
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    augment: AugmentConfig = AugmentConfig()
+    augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
 
     def __call__(self, frames: Tensor, generator: torch.Generator) -> Tensor:
         augment = self.augment
