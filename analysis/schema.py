@@ -40,8 +40,17 @@ OPTIONAL = {
     "compile_s": "float64",
     "roofline_ms": "float64",
     "data_wait_share": "float64",
+    "mean_class_accuracy": "float64",
+    "calibration_error": "float64",
 }
-"""Further fields of a result, which a table may lack; `flags` is a JSON list of what disturbed the timing."""
+"""Further fields of a result, which a table may lack; `flags` is a JSON list of what disturbed the timing.
+
+A field that comes to be measured is added here: older tables are read as before, with nothing in its column, and no
+column changes its meaning, so the schema's version stays.
+"""
+
+FRACTIONS = ("top1", "top5", "chance_top1", "mean_class_accuracy", "calibration_error", "data_wait_share")
+"""Columns that hold fractions from 0 to 1, beside those of factors."""
 
 FACTOR_PREFIXES = ("top1_", "chance_top1_")
 """Columns `top1_<factor>` and `chance_top1_<factor>` score each factor of a data set's label alone (float64)."""

@@ -133,6 +133,9 @@ def accuracy_table(frame: pd.DataFrame) -> pd.DataFrame:
         if frame[column].notna().any():
             bounds = zip(frame[column], frame[f"{column}_low"], frame[f"{column}_high"], strict=True)
             rows[f"{column} %"] = [_percent(*values) for values in bounds]
+    for column in ("mean_class_accuracy", "calibration_error"):
+        if column in frame and frame[column].notna().any():
+            rows[f"{column} %"] = [f"{100 * value:.1f}" if pd.notna(value) else "" for value in frame[column]]
     for column, digits in (("params_m", 2), ("gmacs_per_view", 3), ("latency_ms_p50", 1), ("peak_mem_gib", 2)):
         rows[column] = [f"{value:.{digits}f}" if pd.notna(value) else "" for value in frame[column]]
     return pd.DataFrame({**rows, "run_id": frame["run_id"]})

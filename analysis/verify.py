@@ -182,12 +182,12 @@ def _products(row: Row) -> Iterator[str]:
 
 def _ranges(row: Row) -> Iterator[str]:
     for name, value in row.items():
-        accuracy = name in ("top1", "top5", "chance_top1") or name.startswith(schema.FACTOR_PREFIXES)
-        if not accuracy and schema.kind(name) not in ("float64", "Int64"):
+        fraction = name in schema.FRACTIONS or name.startswith(schema.FACTOR_PREFIXES)
+        if not fraction and schema.kind(name) not in ("float64", "Int64"):
             continue
         if not is_number(value):
             yield f"{name} is {value!r}, not a number"
-        elif accuracy and not 0 <= value <= 1:
+        elif fraction and not 0 <= value <= 1:
             yield f"{name} is {value:g}, not a fraction from 0 to 1"
         elif name in POSITIVE and value <= 0:
             yield f"{name} is {value:g}, not positive"

@@ -13,6 +13,12 @@ from typing import Any
 import submitit
 from submitit.helpers import DelayedSubmission
 
+_TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+class LostContact(RuntimeError):
+    """Another process of the job has ended, which has the reason; this one can't go on alone."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Task:
@@ -59,13 +65,22 @@ def resolve(target: str) -> Callable[..., Any]:
 
 
 def num_processes() -> int:
-    """Returns how many processes Slurm started for this job; 1 outside of one."""
-    return submitit.JobEnvironment().num_tasks if _is_on_slurm() else 1
+    """Returns how many processes Slurm or torchrun started for this job; 1 where neither did."""
+    if _is_on_slurm():
+        return submitit.JobEnvironment().num_tasks
+    return int(os.environ["WORLD_SIZE"]) if on_torchrun() else 1
 
 
 def leads() -> bool:
     """Whether this is the first process of its job, or its only one."""
-    return not _is_on_slurm() or submitit.JobEnvironment().global_rank == 0
+    if _is_on_slurm():
+        return submitit.JobEnvironment().global_rank == 0
+    return not on_torchrun() or os.environ["RANK"] == "0"
+
+
+def on_torchrun() -> bool:
+    """Whether torchrun, or whatever sets its variables, started this process; what submitit starts sets them too."""
+    return not _is_on_slurm() and all(os.environ.get(name) for name in _TORCHRUN)
 
 
 def _is_on_slurm() -> bool:

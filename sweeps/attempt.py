@@ -10,7 +10,7 @@ from pathlib import Path
 
 from submitit.core.utils import UncompletedJobError
 
-from slurm.task import leads, resolve
+from slurm.task import LostContact, leads, resolve
 from sweeps import ledger, snapshot
 from sweeps.record import RecordError, Result, is_disk_full, read_result, utc_now, write_result
 
@@ -33,6 +33,7 @@ def attempt(run_dir: str, token: str, worker: str = WORKER, code: str = "") -> N
 
     Raises:
         RecordError: the result could not be written; the run counts as not finished.
+        LostContact: another process of the run died without a word; likewise.
         UncompletedJobError: submitit gave up a job that ran into its time limit too often.
     """
     folder = Path(run_dir)
@@ -66,7 +67,7 @@ def _compute(folder: Path, worker: str, code: str) -> None:
         if code:
             snapshot.check(code)
         resolve(worker)(folder)
-    except (RecordError, UncompletedJobError):
+    except (RecordError, LostContact, UncompletedJobError):
         raise
     except Exception as error:
         if is_disk_full(error):

@@ -3,6 +3,10 @@
 Runs are started here or on a Slurm cluster; finished ones are skipped, so repeating the command goes on where it was
 stopped. A run that fails is a row with its reason and stops no other.
 
+Under `torchrun --nproc-per-node N sweeps/launch.py ...` the N processes, of one machine or of several that see the same
+runs folder, compute the runs one after another, each run all together (see `distributed`). The first process is the one
+that launches; a process that fails alone ends them all, and the same command goes on with what is left.
+
 Exit status: 0 all runs are ok, 1 some are not, 2 the grid or a flag is wrong and nothing was started.
 """
 
@@ -26,8 +30,9 @@ from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
 from dualformer.config import ConfigError
-from slurm.executors import KINDS, SubmitError, make_executor
+from slurm.executors import KINDS, Executor, SubmitError, make_executor
 from slurm.profile import Profile, ProfileError, load_profile
+from slurm.task import num_processes, on_torchrun
 from sweeps import ledger, plan, snapshot
 from sweeps.attempt import WORKER
 from sweeps.grid import Grid, load_grid
@@ -47,8 +52,17 @@ def main(arguments: Sequence[str] | None = None, *, worker: str = WORKER) -> int
         arguments: as typed; None means those of this process.
         worker: function that computes one run, as "package.module:function".
     """
+    if _is_shared():
+        from sweeps import torchrun  # here: it brings torch along
+
+        return torchrun.launch(lambda lead: _main(arguments, lead), worker)
+    return _main(arguments, worker)
+
+
+def _main(arguments: Sequence[str] | None, worker: str) -> int:
     options = _parser().parse_args(arguments)
     try:
+        _check_shared(options)
         grid = load_grid(options.grid, overrides=options.set, only=options.only)
         profile = load_profile(options.profile)
         if options.dry_run:
@@ -69,7 +83,7 @@ def _open(options: argparse.Namespace, grid: Grid, profile: Profile, worker: str
     """Prepares all that a sweep needs on disk, and starts nothing yet."""
     threads = max(cell.config.threads for cell in grid.cells)
     code = snapshot.take(options.runs)
-    executor = make_executor(options.executor, options.runs / SUBMISSIONS, profile, threads=threads, code=code)
+    executor = _make_executor(options, profile, threads, code)
     write_manifest(options.runs, grid)
     write_json(options.runs / f".{grid.name}.launch.json", {"arguments": _again(options), "folder": os.getcwd()})
     for cell in grid.cells:
@@ -80,6 +94,33 @@ def _open(options: argparse.Namespace, grid: Grid, profile: Profile, worker: str
     _say(f"{grid.name}: {len(sweep.cells)} runs, {len(sweep.results)} finished before; {executor.kind} executor")
     _note_other_code(sweep, code.name)
     return sweep
+
+
+def _make_executor(options: argparse.Namespace, profile: Profile, threads: int, code: Path) -> Executor:
+    folder = options.runs / SUBMISSIONS
+    if not _is_shared():
+        return make_executor(options.executor, folder, profile, threads=threads, code=code)
+    from sweeps.torchrun import TeamRunner
+
+    return TeamRunner(folder)
+
+
+def _is_shared() -> bool:
+    """Whether other processes wait for this one to launch."""
+    return on_torchrun() and num_processes() > 1
+
+
+def _check_shared(options: argparse.Namespace) -> None:
+    """Refuses what processes that torchrun started can't do together."""
+    if not _is_shared():
+        return
+    if options.executor not in ("auto", "debug"):
+        raise ConfigError(
+            f"--executor {options.executor}: the processes that torchrun started compute the runs themselves; "
+            "leave the flag out, or torchrun"
+        )
+    if options.no_wait:
+        raise ConfigError("--no-wait: torchrun ends its processes with the launcher; leave out the flag, or torchrun")
 
 
 def write_manifest(runs: Path, grid: Grid) -> None:

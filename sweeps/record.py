@@ -61,6 +61,8 @@ class Result(pydantic.BaseModel):
         num_videos: held-out videos that were scored.
         num_failed_videos: videos that could not be read; they are counted here and in no accuracy.
         chance_top1: top-1 accuracy of guessing, from the class counts of the held-out videos.
+        mean_class_accuracy: mean over the classes that were scored of the accuracy on each.
+        calibration_error: expected difference between confidence and accuracy, over 15 bins of confidence.
         train_clips_per_s: clips a second in training, of all processes, waiting for data included.
         data_wait_share: share of that time that was spent waiting for data.
     """
@@ -93,6 +95,8 @@ class Result(pydantic.BaseModel):
     num_failed_videos: int | None = None
     num_classes: int | None = None
     chance_top1: float | None = None
+    mean_class_accuracy: float | None = None
+    calibration_error: float | None = None
     train_clips_per_s: float | None = None
     data_wait_share: float | None = None
     final_train_loss: float | None = None

@@ -6,7 +6,7 @@ status and why. Only what kills the process leaves no result; the launcher then 
 
 from __future__ import annotations
 
-import contextlib
+import hashlib
 import json
 import random
 import traceback
@@ -24,73 +24,113 @@ from dualformer.data.dataset import VideoDataset
 from dualformer.data.manifest import DataError
 from dualformer.data.reader import VideoError
 from dualformer.macs import count_macs, count_training_macs
-from dualformer.registry import ModelConfig, create_model
+from dualformer.registry import ModelConfig, create_model, model_config
+from dualformer.weights import WeightsError, load_weights
+from slurm.task import LostContact
 from sweeps import distributed
 from sweeps.distributed import ALONE, Team
-from sweeps.evaluate import predict, score, write_predictions
+from sweeps.evaluate import EvaluationError, evaluate
 from sweeps.measure import measure
-from sweeps.record import Result, is_disk_full, provenance, utc_now, write_json, write_result
+from sweeps.record import Result, is_disk_full, provenance, read_result, utc_now, write_json, write_result
 from sweeps.roofline import lower_bound_ms
 from sweeps.run_config import RunConfig
 from sweeps.train import TrainingError, train
 
-EXPECTED_ERRORS = (ConfigError, DataError, VideoError, TrainingError)
+EXPECTED_ERRORS = (ConfigError, DataError, VideoError, WeightsError, TrainingError, EvaluationError)
 """Errors whose message says all there is to say; any other comes with the place where it was raised."""
+
+COMMON_ERRORS = (TrainingError, EvaluationError)
+"""Errors that all processes of a run meet alike, because they follow from what all of them know."""
 
 
 def execute(run_dir: Path) -> None:
     """Runs the config in `run_dir` and writes its result, of any status.
 
-    Of several processes that share a run, the first does this and the others train when it does.
+    Of several processes that share a run, the first does this, and the others train and evaluate when it does.
 
     Raises:
         OSError: the disk is full; the run counts as not finished.
+        LostContact: another process of the run died without a word; likewise.
     """
     run_dir = Path(run_dir)
     config = RunConfig.from_dict(json.loads((run_dir / "config.json").read_text()))
     prepare_torch(config)
     with distributed.join() as team:
         device = choose_device(config.device)
-        if team.leads:
-            lead(config, device, run_dir, team)
-            team.order("leave")
-        else:
+        if not team.leads:
             follow(config, device, run_dir, team)
+            return
+        try:
+            lead(config, device, run_dir, team)
+        finally:
+            if not team.broken:
+                team.order("leave")
 
 
 def lead(config: RunConfig, device: torch.device, run_dir: Path, team: Team) -> None:
     """Computes the run and writes its result."""
     circumstances = provenance(seed=config.seed, threads=config.threads, device=device.type)
     circumstances["num_processes"] = team.size
+    circumstances["weights_sha256"] = file_hash(config.model.weights)
     write_json(run_dir / "provenance.json", circumstances)
     outcome: dict[str, Any] = {}
     try:
         for fields in run(config, device, run_dir, team):
             outcome |= fields
-    except torch.OutOfMemoryError as error:
-        outcome.update(status="oom", reason=first_line(error))
     except UncompletedJobError:  # submitit's way to end a job that met its time limit too often: no result of ours
         raise
-    except EXPECTED_ERRORS as error:
-        outcome.update(status="error", reason=str(error))
+    except LostContact:
+        if (told := read_result(run_dir)) is None:
+            raise
+        outcome.update(status=told.status, reason=told.reason)
     except Exception as error:
         if is_disk_full(error):
             raise
-        traceback.print_exc()
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        where = f"{Path(place.filename).name}:{place.lineno}"
-        outcome.update(status="error", reason=f"{type(error).__name__}: {first_line(error)} ({where})")
+        outcome.update(told_failure(error))
     write_json(run_dir / "provenance.json", {**circumstances, "finished_utc": utc_now()})
     write_result(run_dir, Result(run_id=run_dir.name, **outcome))
 
 
+def told_failure(error: Exception) -> dict[str, str]:
+    """Status and reason of a run that ended with an error; prints where the error came from unless it says so."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return {"status": "oom", "reason": first_line(error)}
+    if isinstance(error, EXPECTED_ERRORS):
+        return {"status": "error", "reason": str(error)}
+    traceback.print_exception(error)
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    where = f"{Path(place.filename).name}:{place.lineno}"
+    return {"status": "error", "reason": f"{type(error).__name__}: {first_line(error)} ({where})"}
+
+
 def follow(config: RunConfig, device: torch.device, run_dir: Path, team: Team) -> None:
-    """Trains with the leader whenever it says so."""
+    """Trains and evaluates with the leader when it says so.
+
+    A process that fails alone writes the row, since the leader may be waiting for it where nothing can reach it; the
+    leader, if it can, adds what it has found so far.
+
+    Raises:
+        LostContact: another process has failed, which knows why.
+        Exception: what this process failed of.
+    """
     while team.listen() == "train":
-        train_set, _ = build_datasets(config, build_model(config, num_classes=400).config)
-        model = build_model(config, num_classes=len(train_set.classes)).to(device)
-        with contextlib.suppress(TrainingError):  # the leader meets the same one, and its row says so
-            train(model, train_set, config, device, run_dir, team)
+        try:
+            with team.together(*COMMON_ERRORS):
+                # The leader has inspected all files by now, and where machines share a cache its records are there.
+                train_set, test_set = build_datasets(config, chosen_model(config))
+                model = build_model(config, num_classes=len(train_set.classes)).to(device)
+                for _ in train_and_evaluate(model, train_set, test_set, config, device, run_dir, team):
+                    pass
+        except COMMON_ERRORS:
+            continue  # the leader meets the same one, and its row says so
+        except LostContact:
+            raise
+        except Exception as error:
+            if not is_disk_full(error) and read_result(run_dir) is None:
+                failure = told_failure(error)
+                failure["reason"] = f"process {team.rank} of {team.size}: {failure['reason']}"
+                write_result(run_dir, Result(run_id=run_dir.name, **failure))
+            raise
 
 
 def run(config: RunConfig, device: torch.device, run_dir: Path, team: Team = ALONE) -> Iterator[dict[str, Any]]:
@@ -102,10 +142,11 @@ def run(config: RunConfig, device: torch.device, run_dir: Path, team: Team = ALO
     if config.device == "cuda" and device.type != "cuda":
         raise ConfigError("device is 'cuda' and this machine has none")
     trained = config.train.trains
-    model = build_model(config, num_classes=400)
+    num_classes = 400
     if trained:
-        train_set, test_set = build_datasets(config, model.config)
-        model = build_model(config, num_classes=len(train_set.classes))
+        train_set, test_set = build_datasets(config, chosen_model(config))
+        num_classes = len(train_set.classes)
+    model = build_model(config, num_classes)
     yield describe(model, config)
     model.to(device)
     measured = measure(model, config.measure, device=device, threads=config.threads)
@@ -116,14 +157,52 @@ def run(config: RunConfig, device: torch.device, run_dir: Path, team: Team = ALO
         yield {"roofline_ms": lower_bound_ms(model, config.measure, device=device, threads=config.threads)}
     if trained and measured.status == "ok":
         team.order("train")
-        yield train(model, train_set, config, device, run_dir, team)
-        yield evaluate(model, test_set, config, device, run_dir)
+        with team.together(*COMMON_ERRORS):
+            yield from train_and_evaluate(model, train_set, test_set, config, device, run_dir, team)
+
+
+def train_and_evaluate(
+    model: nn.Module,
+    train_set: VideoDataset,
+    test_set: VideoDataset,
+    config: RunConfig,
+    device: torch.device,
+    run_dir: Path,
+    team: Team,
+) -> Iterator[dict[str, Any]]:
+    """What all processes of a run do together; yields fields of the result."""
+    yield train(model, train_set, config, device, run_dir, team, test_set)
+    yield evaluate(model, test_set, config, device, team, run_dir)
+
+
+def chosen_model(config: RunConfig) -> ModelConfig:
+    """The config of the network, without the network."""
+    return model_config(config.model.name, **config.model.changes())
 
 
 def build_model(config: RunConfig, num_classes: int) -> nn.Module:
-    """The network with the weights that the seed gives it."""
+    """The network with the weights that it starts from: those of a file where one is given, else the seed's."""
     torch.manual_seed(config.seed)
-    return create_model(config.model.name, num_classes=num_classes, **config.model.changes())
+    model = create_model(config.model.name, num_classes=num_classes, **config.model.changes())
+    if config.model.weights is not None:
+        start_from(model, config.model.weights)
+    return model
+
+
+def start_from(model: nn.Module, path: str) -> None:
+    """Loads weights to train on from; says what matched. A head of other classes starts anew.
+
+    Raises:
+        ConfigError: there is no such file.
+        WeightsError: it can't be read or doesn't fit.
+    """
+    try:
+        report = load_weights(model, path, interpolate=True)
+    except FileNotFoundError as error:
+        raise ConfigError(f"model.weights: {error}") from None
+    except WeightsError:
+        report = load_weights(model, path, interpolate=True, replace_head=True)
+    print(f"{path}: {report}", flush=True)
 
 
 def build_datasets(config: RunConfig, model: ModelConfig) -> tuple[VideoDataset, VideoDataset]:
@@ -151,22 +230,6 @@ def describe(model: nn.Module, config: RunConfig) -> dict[str, Any]:
     }
 
 
-def evaluate(
-    model: nn.Module, dataset: VideoDataset, config: RunConfig, device: torch.device, run_dir: Path
-) -> dict[str, Any]:
-    """Accuracies on the held-out videos; saves the predictions they come from."""
-    predictions = predict(model, dataset, config.evaluate, device)
-    write_predictions(run_dir / "predictions.csv", predictions, dataset.classes)
-    num_videos = len(predictions["files"])
-    for failure in [*map(str, dataset.failures), *predictions["failures"]]:
-        print(f"not scored: {failure}", flush=True)
-    return {
-        **score(predictions["probabilities"], predictions["labels"], dataset.factors),
-        "num_videos": num_videos,
-        "num_failed_videos": dataset.num_expected - num_videos,
-    }
-
-
 def choose_device(name: str) -> torch.device:
     """The device for a config's "auto", "cpu" or "cuda"; a CPU where there is no other, which `run` may refuse."""
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
@@ -179,6 +242,14 @@ def prepare_torch(config: RunConfig) -> None:
     np.random.seed(config.seed)
     torch.manual_seed(config.seed)
     torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+def file_hash(path: str | None) -> str | None:
+    """SHA-256 of a file, None where there is none."""
+    if path is None or not Path(path).is_file():
+        return None
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def first_line(error: BaseException) -> str:
