@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import csv
 import dataclasses
+import functools
 import heapq
 import json
 import statistics
@@ -25,13 +26,28 @@ from pathlib import Path
 from typing import Any
 
 from dualformer.config import ConfigError, flatten
+from dualformer.data.dataset import DataConfig, load_manifest
+from dualformer.data.manifest import DataError
 from sweeps.grid import Cell, load_grid
 from sweeps.record import read_result
+from sweeps.run_config import RunConfig
+from sweeps.schedule import Schedule
 
 TRAINING_OVER_FORWARD = 3
 NETWORK = ("device", "threads", "model.")
-TRAINING = (*NETWORK, "data.", "train.batch_size", "train.num_workers")
+TRAINING = (
+    *NETWORK,
+    "data.",
+    "train.batch_size",
+    "train.micro_steps",
+    "train.precision",
+    "train.token_labels.",
+    "train.num_workers",
+)
 """Fields, or their beginnings, that decide how quickly a clip passes forward, and in training."""
+
+FILES_OF_WEIGHTS = ("model.weights", "train.token_labels.weights")
+"""Fields among those that don't."""
 
 Row = Mapping[str, Any]
 """Fields of a finished run, dotted: its config and its result."""
@@ -98,13 +114,26 @@ def estimate(cells: Iterable[Cell], rows: Iterable[Row], *, watts: float | None 
         alike.setdefault(_alike(row, NETWORK), []).append(row)
     costs = {}
     for cell in cells:
-        config = flatten(cell.config.to_dict())
-        clips = config["train.steps"] * config["train.batch_size"]
-        if not clips:
+        config, clips = flatten(cell.config.to_dict()), training_clips(cell.config)
+        if clips == 0:
             costs[cell.run_id] = Cost(0.0, 0.0, "trains nothing")
-        elif rate := _rate(config, alike.get(_alike(config, NETWORK), [])):
+        elif clips is not None and (rate := _rate(config, alike.get(_alike(config, NETWORK), []))):
             costs[cell.run_id] = training_cost(clips, watts=watts, **rate)
     return costs
+
+
+def training_clips(config: RunConfig) -> int | None:
+    """Clips that a run passes through training; None where that takes a data set that can't be read."""
+    try:
+        videos = 0 if config.train.epochs is None else _training_videos(config.data)
+    except (DataError, OSError):
+        return None
+    return Schedule.of(config.train, videos).end * config.train.batch_size
+
+
+@functools.cache
+def _training_videos(config: DataConfig) -> int:
+    return len(load_manifest(config).split("train", config.holdout, config.fold))
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -157,7 +186,11 @@ def _rate(config: Row, alike: Sequence[Row]) -> dict[str, Any] | None:
 
 def _alike(row: Row, fields: tuple[str, ...]) -> Alike:
     """What is equal in rows that agree in some fields; tables don't tell null or {} from absent."""
-    kept = ((name, value) for name, value in row.items() if name.startswith(fields) and value not in (None, {}))
+    kept = (
+        (name, value)
+        for name, value in row.items()
+        if name.startswith(fields) and name not in FILES_OF_WEIGHTS and value not in (None, {})
+    )
     return frozenset((name, _frozen(value)) for name, value in kept)
 
 

@@ -35,6 +35,7 @@ from torch.overrides import TorchFunctionMode
 
 from dualformer.config import ConfigError, flatten, nearest, nest
 from dualformer.registry import ModelConfig, model_config
+from dualformer.weights import TORCH_SUFFIXES
 from sweeps.run_config import RunConfig
 
 FOLDER = Path(__file__).resolve().parent / "grids"
@@ -227,6 +228,8 @@ def _check(source: str, rows: Sequence[tuple[str, Mapping[str, Any]]]) -> list[R
         try:
             config = RunConfig.from_dict(nest(fields))
             _check_data(config.data.root)
+            _check_weights("model.weights", config.model.weights)
+            _check_weights("train.token_labels.weights", config.train.token_labels.weights)
             models.setdefault(_model(config.model.name, json.dumps(config.model.changes(), sort_keys=True)), label)
             configs.append(config)
         except ConfigError as error:
@@ -246,6 +249,16 @@ def _check_data(root: str) -> None:
         raise ConfigError(
             f"data.root: no folder '{root}' (nor manifest file); say where yours is by --set data.root=PATH"
         )
+
+
+def _check_weights(field: str, path: str | None) -> None:
+    if path is None or Path(path).is_file():
+        return
+    folder = Path(path).parent
+    if not folder.is_dir():
+        raise ConfigError(f"{field}: no file '{path}', nor its folder")
+    weights = [file.name for file in folder.iterdir() if file.suffix in (".safetensors", *TORCH_SUFFIXES)]
+    raise ConfigError(f"{field}: no file '{path}'{nearest(Path(path).name, weights)}")
 
 
 @functools.cache

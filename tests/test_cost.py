@@ -72,6 +72,25 @@ def test_rate_of_a_run_holds_for_other_seeds_and_steps_and_no_other_network(grid
     assert costs[lg.run_id].energy_kwh == pytest.approx(3600 * 30 / 3.6e6)
 
 
+def test_epochs_are_of_the_training_videos_and_stopping_early_costs_less(tmp_path):
+    root = tmp_path / "data"
+    for split, clips in (("train", 9), ("test", 4)):
+        for name in ("dog", "cat"):
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for clip in range(clips):
+                (folder / f"{clip}.mp4").touch()
+    text = GRID.replace("train.steps: 100", f"train.epochs: 10, data.root: {root}")
+    (tmp_path / "epochs.yaml").write_text(text.replace("axes:", "axes:\n  train.stop_after: [null, 2]"))
+    whole, *_, short, _ = load_grid(tmp_path / "epochs.yaml").cells
+    finish(tmp_path / "runs", whole, throughput_clips_per_s=3.0)
+    assert (cost.training_clips(whole.config), cost.training_clips(short.config)) == (5 * 36, 2 * 36)
+    costs = cost.estimate([whole, short], cost.read_rows(tmp_path / "runs"))
+    assert costs[whole.run_id].device_hours == pytest.approx(180 / 3600)
+    gone = whole.config.changed(data={"root": str(tmp_path / "gone")})
+    assert cost.training_clips(gone) is None
+
+
 def test_forward_throughput_gives_a_guess_that_is_called_one(grid, tmp_path):
     finish(tmp_path / "runs", grid.cells[0], throughput_clips_per_s=6.0)
     planned = cost.estimate(grid.cells, cost.read_rows(tmp_path / "runs"))[grid.cells[1].run_id]

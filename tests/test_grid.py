@@ -128,6 +128,21 @@ def test_a_wrong_grid_is_refused_with_the_reason(load, text: str, message: str):
         load(text)
 
 
+@pytest.mark.parametrize(
+    "fields", ["model.weights: {}", "train.token_labels: {{teacher: dualformer_base, weights: {}}}"]
+)
+def test_weights_that_are_not_there_are_refused_with_the_nearest(load, tmp_path: Path, fields: str):
+    (tmp_path / "tiny.pth").touch()
+    (tmp_path / "notes.txt").touch()
+    assert load(f"rows: [{{{fields.format(tmp_path / 'tiny.pth')}}}]")
+    field = "train.token_labels.weights" if "teacher" in fields else "model.weights"
+    for name, hint in (("tinny.pth", "did you mean 'tiny.pth'"), ("other.pt", r"valid: tiny.pth \[")):
+        with pytest.raises(ConfigError, match=f"(?s){field}: no file '.*{name}'; {hint}"):
+            load(f"rows: [{{{fields.format(tmp_path / name)}}}]")
+    with pytest.raises(ConfigError, match="nor its folder"):
+        load(f"rows: [{{{fields.format(tmp_path / 'gone' / 'tiny.pth')}}}]")
+
+
 def test_all_that_is_wrong_is_told_at_once(load):
     with pytest.raises(ConfigError, match=r"(?s)'sed'.*row 1.*'one'.*row 3"):
         load("rows: [{sed: 1}, {seed: 1}, {seed: one}]")
