@@ -71,7 +71,7 @@ class TokenLabelConfig(Config):
         weights: file of the teacher's weights.
         overrides: fields of the teacher's config, clip and classes apart, which are the student's.
         weight: share of the tokens' loss in the whole; the clip's has the rest.
-        top_k: classes of a token that keep their probability.
+        top_k: classes of a token that keep the teacher's logit; the others' is zero.
     """
 
     teacher: str | None = None
