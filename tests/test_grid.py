@@ -136,7 +136,7 @@ def test_weights_that_are_not_there_are_refused_with_the_nearest(load, tmp_path:
     (tmp_path / "notes.txt").touch()
     assert load(f"rows: [{{{fields.format(tmp_path / 'tiny.pth')}}}]")
     field = "train.token_labels.weights" if "teacher" in fields else "model.weights"
-    for name, hint in (("tinny.pth", "did you mean 'tiny.pth'"), ("other.pt", r"valid: tiny.pth \[")):
+    for name, hint in (("tinny.pth", "did you mean 'tiny.pth'"), ("aaaaaaaa.bin", r"valid: tiny.pth \[")):
         with pytest.raises(ConfigError, match=f"(?s){field}: no file '.*{name}'; {hint}"):
             load(f"rows: [{{{fields.format(tmp_path / name)}}}]")
     with pytest.raises(ConfigError, match="nor its folder"):
