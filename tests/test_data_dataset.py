@@ -116,11 +116,12 @@ def test_targets_say_what_a_clip_is_mixed_of(tmp_path, augment):
             assert float(sample["target"].sum()) == pytest.approx(1)
             assert float(sample["clip"].mean()) == pytest.approx(float(levels @ sample["target"]), abs=0.1)
             others = set(sample["target"].nonzero().ravel().tolist()) - {index}
-            assert len(others) <= 1
+            assert len(others) == 1 or sample["target"][index] == 1  # never itself, but a corner may get no pixel
             partners |= {(index, other) for other in others}
             if "cutmix" in augment:
                 assert {*sample["clip"].unique().tolist()} <= {*levels[[index, *others]].tolist()}
             else:
+                assert others
                 assert float(sample["clip"].std()) < 0.1
     assert len(partners) > 12  # of 20 pairs
     batch = collate([mixed[0, 0], mixed[0, 1]])

@@ -213,7 +213,7 @@ def _operations() -> tuple[dict[str, Callable[[Tensor, float], Tensor]], dict[st
 
     on_levels = {
         "identity": lambda picture, strength: picture,
-        "autocontrast": lambda picture, strength: enhance.normalize_min_max(picture[None]),
+        "autocontrast": lambda picture, strength: _stretch(picture),
         "equalize": lambda picture, strength: enhance.equalize(picture),
         "posterize": lambda picture, strength: enhance.posterize(picture, 8 - round(4 * abs(strength))),
         # Not kornia's, which inverts white even where it should do nothing.
@@ -241,6 +241,12 @@ def _operations() -> tuple[dict[str, Callable[[Tensor, float], Tensor]], dict[st
 
 def _brighten(picture: Tensor, factor: float) -> Tensor:
     return (picture * factor).clamp_(0, 1)
+
+
+def _stretch(picture: Tensor) -> Tensor:
+    """Gives each colour of [3, H, W] all levels from 0 to 1; plain ones stay (kornia's normalize_min_max blackens)."""
+    low, high = picture.amin((1, 2), keepdim=True), picture.amax((1, 2), keepdim=True)
+    return torch.where(high > low, (picture - low) / (high - low), picture)
 
 
 def _contrast(picture: Tensor, factor: float) -> Tensor:
