@@ -110,7 +110,8 @@ class _Line:
 def _inspected(root: Path, files: Sequence[str], workers: int, decoder: str, time_limit_s: float) -> Iterator[_Line]:
     """A line for each file, as they get done."""
     # Forked: a process that starts anew would import all that the main module does, torch among it, to decode a file.
-    pool = pebble.ProcessPool(min(workers, len(files)), context=multiprocessing.get_context("fork"))
+    context = multiprocessing.get_context("fork")
+    pool = pebble.ProcessPool(min(workers, len(files)), initializer=_use_one_thread, context=context)
     try:
         jobs = {pool.schedule(_inspect, (root / file, decoder), timeout=time_limit_s): file for file in files}
         for job in as_completed(jobs):
@@ -130,6 +131,12 @@ def _inspected(root: Path, files: Sequence[str], workers: int, decoder: str, tim
     finally:
         pool.stop()  # does nothing more than wait where all is done; else it ends what still runs
         pool.join()
+
+
+def _use_one_thread() -> None:
+    """Keeps torch, where a decoder uses it, from waiting for threads that a fork doesn't take along."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
 
 
 def _inspect(path: Path, decoder: str) -> VideoInfo | VideoError:
