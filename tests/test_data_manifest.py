@@ -137,6 +137,13 @@ def test_splits_that_can_not_be_used_are_refused(tmp_path, rows, message):
         manifest.split("train", 0.25)
 
 
+def test_what_has_nothing_to_train_on_can_be_tested_on(tmp_path):
+    manifest = read_manifest(write_manifest(tmp_path, "file,label,split", "a,x,val", "b,y,val"))
+    assert files(manifest.split("test", 0.25)) == ["a", "b"]
+    with pytest.raises(DataError, match="0 clips to train and 2 to test"):
+        manifest.split("train", 0.25)
+
+
 def test_nothing_can_be_held_out_of_single_clips(tmp_path):
     manifest = read_manifest(write_manifest(tmp_path, "file,label", "a,x", "b,y"))
     with pytest.raises(DataError, match="leaves 2 to train and 0 to test on"):

@@ -4,6 +4,7 @@ import csv
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from dualformer.data.manifest import read_manifest
 from sweeps.grid import load_grid
 
 ROOT = Path(__file__).parents[1]
+SHARED = ROOT.parent / "shared"
 PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}  # clips hold levels, so that numbers can be read back
 
 
@@ -185,6 +187,31 @@ def test_what_a_person_should_know_is_noted(tmp_path, capsys):
         "note: 1 of 12 clips have another number of frames than listed, such as _8Vy3dltrain0_00000: 12, not 14",
         "note: 1 recordings have clips in more than one split, such as _8Vy3dltrain0",
     ]
+
+
+def test_the_same_file_under_two_names_is_noted(tmp_path, capsys):
+    stand_ins.folders(tmp_path / "set", frames=2)
+    shutil.copy("set/train/jump/0.mp4", "set/test/run/again.mp4")
+    assert main(["prepare", "folders", "--videos", "set"]) == 0
+    pair = "such as set/train/jump/0.mp4 and set/test/run/again.mp4"
+    notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
+    assert notes == [f"note: 1 clips are, byte for byte, ones of another {what}, {pair}" for what in ("split", "class")]
+
+
+@pytest.mark.data
+@pytest.mark.skipif(not (SHARED / "action_clips").is_dir(), reason="no real recordings in ../shared/action_clips")
+def test_real_files_hold_what_others_found_in_them(tmp_path):
+    known = {
+        str(SHARED / "action_clips" / row["file"]): row for row in rows(SHARED / "action_clips/manifest.csv")[::10]
+    }
+    Path("list.csv").write_text("".join(f"{file},{row['label']}\n" for file, row in known.items()))
+    assert main(["prepare", "list", "--videos", ".", "--annotations", "list.csv"]) == 0
+    written = {row["file"]: row for row in rows("manifest.csv")}
+    assert written.keys() == known.keys()
+    for file, row in known.items():
+        assert written[file]["sha256"] == row["sha256"]
+        assert written[file]["frames"] == row["frames_decoded"]
+        assert float(written[file]["seconds"]) == pytest.approx(float(row["duration_s"]), abs=0.1)
 
 
 def start(arguments):

@@ -80,20 +80,22 @@ class Manifest:
             fold: which share: folds 0, 1, ... hold out different clips, for cross-validation.
 
         Raises:
-            DataError: a split without clips, a class without a training clip, too few clips to hold any out.
+            DataError: a split without clips, a class without a training clip, too few clips to hold any out. A data set
+                whose own split has nothing to train on can be tested on, with weights from elsewhere.
         """
         if name not in ("train", "test"):
             raise DataError(f"unknown split '{name}'{nearest(name, ('train', 'test'))}")
-        train, test = self._own_splits() if self.entries[0].split else self._held_out(holdout, fold)
+        train, test = self._own_splits(name) if self.entries[0].split else self._held_out(holdout, fold)
         trained = {entry.label for entry in train}
-        if untrained := sorted({self.classes[entry.label] for entry in test if entry.label not in trained}):
+        untrained = sorted({self.classes[entry.label] for entry in test if entry.label not in trained})
+        if train and untrained:
             raise DataError(f"{self.root}: no training clip of class {', '.join(untrained)}")
         return train if name == "train" else test
 
-    def _own_splits(self) -> tuple[tuple[Entry, ...], tuple[Entry, ...]]:
+    def _own_splits(self, name: str) -> tuple[tuple[Entry, ...], tuple[Entry, ...]]:
         by_split = _grouped(self.entries, lambda entry: entry.split)
         train, test = by_split.get("train", ()), by_split.get("test") or by_split.get("val", ())
-        if not train or not test:
+        if not test or (not train and name == "train"):
             raise DataError(f"{self.root}: its split has {len(train)} clips to train and {len(test)} to test on")
         return tuple(train), tuple(test)
 

@@ -112,8 +112,8 @@ def prepare(
     rows.sort(key=lambda row: (_SPLIT_ORDER.index(row["split"]), row["file"]))
     _write_manifest(out, rows)
     counts = Counter(row["split"] for row in rows)
-    notes = _notes(listing, {clip.name: usable[file] for file, clip in clips.items() if file in usable})
-    return Prepared(out, quarantine, listing.classes, counts, dict(sorted(failures.items())), notes)
+    notes = [*_notes(listing, {clips[file].name: info for file, info in usable.items()}), *_same_bytes(rows)]
+    return Prepared(out, quarantine, listing.classes, counts, dict(sorted(failures.items())), tuple(notes))
 
 
 def hash_all(root: Path, files: Iterable[str], workers: int = 1) -> dict[str, tuple[int, str]]:
@@ -222,14 +222,13 @@ def _check_classes(rows: Sequence[Mapping[str, Any]], listing: Listing, failures
         raise DataError(f"no usable clip of class {names}:\n" + "\n".join(map(": ".join, list(failures.items())[:5])))
 
 
-def _notes(listing: Listing, infos: Mapping[str, VideoInfo]) -> tuple[str, ...]:
-    notes = []
+def _notes(listing: Listing, infos: Mapping[str, VideoInfo]) -> Iterator[str]:
     if listing.unlabelled:
-        notes.append(f"{listing.unlabelled} clips are listed without a label and left out")
+        yield f"{listing.unlabelled} clips are listed without a label and left out"
     told = [clip for clip in listing.clips if clip.frames is not None and clip.name in infos]
     if other := [clip for clip in told if infos[clip.name].num_frames != clip.frames]:
         first = other[0]
-        notes.append(
+        yield (
             f"{len(other)} of {len(told)} clips have another number of frames than listed, such as {first.name}: "
             f"{infos[first.name].num_frames}, not {first.frames}"
         )
@@ -237,8 +236,19 @@ def _notes(listing: Listing, infos: Mapping[str, VideoInfo]) -> tuple[str, ...]:
     for clip in listing.clips:
         splits[clip.recording].add(clip.split)
     if shared := [name for name, seen in splits.items() if name and len(seen) > 1]:
-        notes.append(f"{len(shared)} recordings have clips in more than one split, such as {shared[0]}")
-    return tuple(notes)
+        yield f"{len(shared)} recordings have clips in more than one split, such as {shared[0]}"
+
+
+def _same_bytes(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """What is tested on under one name and trained on under another."""
+    same = defaultdict(list)
+    for row in rows:
+        same[row["sha256"]].append(row)
+    for what, column in (("split", "split"), ("class", "label")):
+        pairs = [(twins[0], row) for twins in same.values() for row in twins if row[column] != twins[0][column]]
+        if pairs:
+            one, other = (row["file"] for row in pairs[0])
+            yield f"{len(pairs)} clips are, byte for byte, ones of another {what}, such as {one} and {other}"
 
 
 def _sha256(path: Path) -> str:
