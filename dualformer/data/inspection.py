@@ -11,6 +11,7 @@ is ended, the file has a reason, and the others go on.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -72,11 +73,12 @@ def inspect_all(
     if not new:
         return found
     record.parent.mkdir(parents=True, exist_ok=True)
-    progress = _Progress(root, len(new))
-    with open(record, "ab", buffering=0) as sink:
-        for line in _inspected(root, new, workers, decoder, time_limit_s):
+    progress = Progress(f"inspecting {root}", len(new))
+    lines = _inspected(root, new, workers, decoder, time_limit_s)
+    with open(record, "ab", buffering=0) as sink, contextlib.closing(lines):
+        for line, lasts in lines:
             found[line.file] = line.outcome(root)
-            if keys[line.file] is not None:  # a missing file may come back any time
+            if lasts and keys[line.file] is not None:  # a missing file may come back any time
                 sink.write(dataclasses.replace(line, key=keys[line.file]).text())
             progress.step()
     return {file: found[file] for file in keys}
@@ -107,8 +109,10 @@ class _Line:
         return f"\n{json.dumps(dataclasses.asdict(self))}\n".encode()
 
 
-def _inspected(root: Path, files: Sequence[str], workers: int, decoder: str, time_limit_s: float) -> Iterator[_Line]:
-    """A line for each file, as they get done."""
+def _inspected(
+    root: Path, files: Sequence[str], workers: int, decoder: str, time_limit_s: float
+) -> Iterator[tuple[_Line, bool]]:
+    """A line for each file, as they get done, and whether it is worth recording."""
     # Forked: a process that starts anew would import all that the main module does, torch among it, to decode a file.
     context = multiprocessing.get_context("fork")
     pool = pebble.ProcessPool(min(workers, len(files)), initializer=_use_one_thread, context=context)
@@ -119,14 +123,17 @@ def _inspected(root: Path, files: Sequence[str], workers: int, decoder: str, tim
             try:
                 outcome = job.result()
             except TimeoutError:
-                yield _Line(file, decoder, error=too_slow(root / file, time_limit_s).reason, time_limit_s=time_limit_s)
-            except pebble.ProcessExpired as error:
-                yield _Line(file, decoder, error=f"brings its decoder down ({_end(error.exitcode)})")
+                reason = too_slow(root / file, time_limit_s).reason
+                yield _Line(file, decoder, error=reason, time_limit_s=time_limit_s), True
+            except pebble.ProcessExpired as error:  # or the machine ran out of memory, so it is tried again next time
+                yield _Line(file, decoder, error=f"brings its decoder down ({_end(error.exitcode)})"), False
             else:
-                if isinstance(outcome, VideoError):
-                    yield _Line(file, decoder, error=outcome.reason)
-                else:
-                    yield _Line(file, decoder, info=dataclasses.asdict(outcome))
+                found = (
+                    {"error": outcome.reason}
+                    if isinstance(outcome, VideoError)
+                    else {"info": dataclasses.asdict(outcome)}
+                )
+                yield _Line(file, decoder, **found), True
         pool.close()
     finally:
         pool.stop()  # does nothing more than wait where all is done; else it ends what still runs
@@ -174,16 +181,19 @@ def _load(record: Path) -> dict[tuple[str, str], _Line]:
         except (ValueError, TypeError):
             continue  # cut off when a process was killed: that file is inspected again
         lines[line.file, line.decoder] = line
-    return lines
 
 
-class _Progress:
-    def __init__(self, root: Path, total: int):
-        self.root, self.total, self.done = root, total, 0
+class Progress:
+    """Tells on stderr how far a long piece of work is, every few seconds."""
+
+    def __init__(self, what: str, total: int):
+        """Starts the work: what it is, and how many files it has."""
+        self.what, self.total, self.done = what, total, 0
         self.due_s = time.monotonic() + PROGRESS_INTERVAL_S
 
     def step(self) -> None:
+        """Counts one more file as done."""
         self.done += 1
         if time.monotonic() >= self.due_s:
-            print(f"inspecting {self.root}: {self.done}/{self.total} videos", file=sys.stderr, flush=True)
+            print(f"{self.what}: {self.done}/{self.total} files", file=sys.stderr, flush=True)
             self.due_s = time.monotonic() + PROGRESS_INTERVAL_S

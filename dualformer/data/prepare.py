@@ -18,9 +18,7 @@ import hashlib
 import json
 import os
 import re
-import sys
 import tempfile
-import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -28,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from dualformer.data.formats import Clip, Listing, Source, list_clips
-from dualformer.data.inspection import cache_dir, inspect_all
+from dualformer.data.inspection import Progress, cache_dir, inspect_all
 from dualformer.data.manifest import DataError, is_frame, read_manifest
 from dualformer.data.reader import VideoError, VideoInfo
 
@@ -38,7 +36,6 @@ COLUMNS = ("file", "label", "class_index", "split", "group", "frames", "seconds"
 `sha256` of a folder of images is that of the text that `sha256sum` prints for them in the order of their names.
 """
 NOT_THERE = "not there"
-PROGRESS_INTERVAL_S = 10
 
 _SPLIT_ORDER = ("train", "val", "test", None)
 _FAILURES_SHOWN = 10
@@ -133,7 +130,7 @@ def hash_all(root: Path, files: Iterable[str], workers: int = 1) -> dict[str, tu
     found = {file: known[file][1] for file, key in keys.items() if file in known and known[file][0] == key}
     if new := [file for file in keys if file not in found]:
         record.parent.mkdir(parents=True, exist_ok=True)
-        progress = _Progress(f"hashing {root}", len(new))
+        progress = Progress(f"hashing {root}", len(new))
         with open(record, "ab", buffering=0) as sink:
             for file, sha256 in _in_threads(lambda file: _sha256(root / file), new, workers):
                 found[file] = sha256
@@ -289,17 +286,3 @@ def _load(record: Path) -> dict[str, tuple[list[int], str]]:
             continue  # cut off when a process was killed: that file is hashed again
         known[file] = (key, sha256)
     return known
-
-
-class _Progress:
-    """Tells on stderr how far it is, every few seconds."""
-
-    def __init__(self, what: str, total: int):
-        self.what, self.total, self.done = what, total, 0
-        self.due_s = time.monotonic() + PROGRESS_INTERVAL_S
-
-    def step(self) -> None:
-        self.done += 1
-        if time.monotonic() >= self.due_s:
-            print(f"{self.what}: {self.done}/{self.total} files", file=sys.stderr, flush=True)
-            self.due_s = time.monotonic() + PROGRESS_INTERVAL_S
