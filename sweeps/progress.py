@@ -76,7 +76,7 @@ class Progress:
 
     def held_out(self, step: int, top1: float) -> bool:
         """Takes the accuracy after the step with this number; returns whether it is the best so far."""
-        self._write({"step": step + 1, "held_out_top1": top1})
+        self._write({"step": step + 1, "steps": self.schedule.end, "held_out_top1": top1})
         print(f"step {step + 1}/{self.schedule.end}  held-out top-1 {top1:.4f}", flush=True)
         best, self.best = self.best, max(self.best, top1)
         return top1 > best

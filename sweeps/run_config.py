@@ -97,7 +97,7 @@ class TrainConfig(Config):
         stop_after: steps after which training stops, its schedule unchanged, to try a recipe; None means never.
         batch_size: clips of one optimiser step, over all processes and micro-steps.
         micro_steps: parts in which each process computes its share of a batch, to save memory; the gradient is that of
-            the whole batch.
+            the whole batch, batch norms apart, which see a part at a time.
         optimizer: "adamw" (betas 0.9 and 0.999) or "sgd" (Nesterov).
         momentum: of SGD.
         learning_rate: peak of the schedule, after a linear warm-up.

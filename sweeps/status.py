@@ -151,8 +151,8 @@ def _steps(run_dir: Path) -> list[dict[str, Any]]:
 
 def _time_left(run_dir: Path) -> str:
     """By the pace of the last logged steps; evaluation comes on top."""
-    steps = _steps(run_dir)
-    if not steps or not steps[-1].get("clips_per_s") or "steps" not in steps[-1]:
+    steps = [line for line in _steps(run_dir) if line.get("clips_per_s") and "steps" in line]
+    if not steps:
         return ""
     batch_size = json.loads((run_dir / "config.json").read_text(encoding="utf-8"))["train"]["batch_size"]
     seconds = (steps[-1]["steps"] - steps[-1]["step"]) * batch_size / steps[-1]["clips_per_s"]

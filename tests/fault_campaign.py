@@ -52,7 +52,7 @@ from tests.small_run import MODEL, write_bright_and_dark
 SAVE_EVERY = 10
 STEPS = 120
 LAUNCH = ("code/sweeps/launch.py", "--grid", "campaign.yaml")
-TIMED = ("train_clips_per_s",)
+TIMED = ("train_clips_per_s", "data_wait_share")
 """Fields of a result that depend on time."""
 
 _DISK_MB = 300

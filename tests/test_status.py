@@ -42,6 +42,7 @@ def test_every_run_is_shown_with_state_and_note(runs: Path, capsys: pytest.Captu
 def test_a_claimed_run_is_running_and_shows_its_step(runs: Path):
     ledger.append(runs / "sent", "start", token="t", pid=1, node="node7")
     append_metrics(runs / "sent", {"step": 40, "steps": 100, "loss": 1.0, "clips_per_s": 16.0})
+    append_metrics(runs / "sent", {"step": 40, "steps": 100, "held_out_top1": 0.5})
     (runs / "sent" / "config.json").write_text(json.dumps({"train": {"batch_size": 32}}))
     program = (
         "import sys; from pathlib import Path; from sweeps import ledger\n"

@@ -1,0 +1,147 @@
+"""What tests run in several processes: `torchrun --nproc-per-node N -m tests.together JOB ARGUMENTS`."""
+
+import contextlib
+import itertools
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from sweeps import distributed, launch, worker
+from sweeps.distributed import Team
+from sweeps.evaluate import predict
+from sweeps.learner import Learner
+from sweeps.metrics import score
+from sweeps.run_config import RunConfig
+from sweeps.train import train
+
+CPU = torch.device("cpu")
+
+
+def predictions(config: str, out: str) -> None:
+    """Saves what a network predicts, which only the first process knows the weights of."""
+    with distributed.join() as team:
+        for name, fields in json.loads(Path(config).read_text()).items():
+            settings = RunConfig.from_dict(fields)
+            _, held_out = worker.build_datasets(settings, worker.chosen_model(settings))
+            model = worker.build_model(settings.changed(seed=team.rank), num_classes=len(held_out.classes))
+            found, _ = predict(model, held_out, settings.evaluate, CPU, team)
+            if team.leads:
+                saved = {"probabilities": found.probabilities, "files": found.files, "unread": found.unread}
+                torch.save({**saved, "scores": score(found)}, f"{out}.{name}.pt")
+
+
+def batch_norm(out: str) -> None:
+    """Saves what a batch norm and the layer below it come to, trained on uneven shares of a batch of seven."""
+    with distributed.join() as team:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Conv3d(2, 3, 1), nn.BatchNorm3d(3), nn.Conv3d(3, 1, 1))
+        clips = torch.randn(7, 2, 2, 3, 3) * 3 + 5
+        mine = clips[team.rank :: team.size]
+        network = team.parallel(model)
+        for _ in range(2):
+            network(mine).square().mean(dim=(1, 2, 3, 4)).sum().mul(team.size / 7).backward()
+        gradients = {f"{name}.grad": value.grad for name, value in model.named_parameters()}
+        torch.save({**model.state_dict(), **gradients}, f"{out}.{team.rank}.pt")
+
+
+def resumed(config: str, out: str) -> None:
+    """Saves the weights of a training that nothing stops, and of one that all processes leave before a step."""
+    settings = RunConfig.from_dict(json.loads(Path(config).read_text()))
+    with distributed.join() as team:
+        for name, stops in (("unbroken", []), ("stopped", [5, None])):
+            run_dir = Path(f"{out}.{name}")
+            run_dir.mkdir(exist_ok=True)
+            team.sum(0)  # the folder is there for all
+            for stop in stops or [None]:
+                train_set, held_out = worker.build_datasets(settings, worker.chosen_model(settings))
+                model = worker.build_model(settings, num_classes=len(train_set.classes))
+                with contextlib.suppress(KeyboardInterrupt), _stopped_before(stop):
+                    train(model, train_set, settings, CPU, run_dir, team, held_out)
+            torch.save(model.state_dict(), run_dir / f"process.{team.rank}.pt")
+
+
+@contextlib.contextmanager
+def _stopped_before(step: int | None):
+    """Raises in place of the update of a step."""
+    update, steps = Learner.update, itertools.count()
+
+    def dying(*arguments):
+        if next(steps) == step:
+            raise KeyboardInterrupt
+        update(*arguments)
+
+    Learner.update = dying
+    try:
+        yield
+    finally:
+        Learner.update = update
+
+
+def launches(*arguments: str) -> int:
+    """Launches a grid; what a run does is up to the environment variable WORKER, a function of this module."""
+    return launch.main(list(arguments), worker=f"tests.together:{os.environ.get('WORKER', 'execute')}")
+
+
+def execute(run_dir: Path) -> None:
+    """Computes a run and notes in its folder who took part."""
+    (run_dir / f"process.{os.environ['RANK']}").touch()
+    worker.execute(run_dir)
+
+
+def one_raises(run_dir: Path) -> None:
+    """The second process has an error of its own at the third step of the first run."""
+    _break_second(run_dir, lambda: _raise(ZeroDivisionError("by zero")))
+
+
+def one_is_killed(run_dir: Path) -> None:
+    """The second process is killed at the third step of the first run; a later launch is spared."""
+    if (run_dir / "killed").exists():
+        worker.execute(run_dir)
+        return
+    _break_second(run_dir, lambda: ((run_dir / "killed").touch(), os.kill(os.getpid(), signal.SIGKILL)))
+
+
+def all_raise(run_dir: Path) -> None:
+    """Every process meets the same error in the run of seed 0."""
+    if json.loads((run_dir / "config.json").read_text())["seed"] == 0:
+        worker.evaluate = lambda *args: _raise(worker.EvaluationError("nothing to score"))
+    worker.execute(run_dir)
+
+
+def _break_second(run_dir: Path, what) -> None:
+    """Does `what` in the second process in the middle of the run's training."""
+    share = Team.share
+
+    def breaking(team, batches):
+        for number, batch in enumerate(share(team, batches)):
+            if team.rank == 1 and number == 2:
+                what()
+            yield batch
+
+    Team.share = lambda team, batches: Steps(breaking(team, batches))
+    worker.execute(run_dir)
+
+
+class Steps:
+    """Batches, as a sampler."""
+
+    def __init__(self, batches):
+        self.batches = batches
+
+    def __iter__(self):
+        return self.batches
+
+
+def _raise(error: Exception) -> None:
+    raise error
+
+
+JOBS = {"predictions": predictions, "batch_norm": batch_norm, "resumed": resumed, "launch": launches}
+
+if __name__ == "__main__":
+    sys.exit(JOBS[sys.argv[1]](*sys.argv[2:]))
