@@ -1,6 +1,6 @@
 """Turns a folder of runs into committed tables: one CSV per grid and device, with a manifest beside it.
 
-    python analysis/collect.py --runs runs [--grid NAME ...] [--out analysis/results] [--allow-mixed-commits]
+    python analysis/collect.py --runs runs [--grid NAME ...] [--out analysis/results] [--allow-mixed-code]
 
 Reads `<runs>/<grid>.grid.json` (what the grid expects) and each expected run's `result.json`, `config.json` and
 `provenance.json`; writes `<out>/<grid>/<device>.csv` and `<out>/<grid>/<device>.manifest.json`. A table has a row for
@@ -36,6 +36,7 @@ from analysis.result_set import flat  # noqa: E402
 Row = dict[str, Any]
 DEVICE = schema.PROVENANCE_PREFIX + "device_name"
 COMMIT = schema.PROVENANCE_PREFIX + "commit"
+CODE = schema.PROVENANCE_PREFIX + "code"
 DIRTY = schema.PROVENANCE_PREFIX + "dirty"
 
 
@@ -48,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         grids = find_grids(options.runs, options.grid)
-        tables = {grid["grid"]: collect(options.runs, grid, options.allow_mixed_commits) for grid in grids}
+        tables = {grid["grid"]: collect(options.runs, grid, options.allow_mixed_code) for grid in grids}
         if not any(tables.values()):
             raise CollectError(f"no run of {', '.join(tables)} in '{options.runs}' has finished yet")
         for name, pairs in tables.items():
@@ -90,12 +91,12 @@ def find_grids(runs: Path, names: Iterable[str] = ()) -> list[dict[str, Any]]:
 
 
 def collect(
-    runs: Path, grid: Mapping[str, Any], allow_mixed_commits: bool = False
+    runs: Path, grid: Mapping[str, Any], allow_mixed_code: bool = False
 ) -> list[tuple[dict[str, Any], list[Row]]]:
     """Builds one (manifest, rows) pair per device that ran any run of `grid`; no pair if none did.
 
     Raises:
-        CollectError: results of an unknown schema or under a wrong id, or of several commits without leave.
+        CollectError: results of an unknown schema or under a wrong id, or of different code without leave.
     """
     rows = [_row(runs, expected) for expected in grid["runs"]]
     rows.sort(key=lambda row: [_sortable(row.get(field)) for field in (*_differing(grid), "run_id")])
@@ -103,7 +104,7 @@ def collect(
         return []
     devices = sorted({row[DEVICE] for row in rows if row[DEVICE]}) or ["unknown device"]
     tables = [(device, [row for row in rows if row[DEVICE] in (device, None)]) for device in devices]
-    return [(_manifest(grid, device, members, allow_mixed_commits), members) for device, members in tables]
+    return [(_manifest(grid, device, members, allow_mixed_code), members) for device, members in tables]
 
 
 def device_slug(name: str) -> str:
@@ -166,21 +167,23 @@ def _result(folder: Path, run_id: str) -> Row:
     return flat(result)
 
 
-def _manifest(grid: Mapping[str, Any], device: str, rows: list[Row], allow_mixed_commits: bool) -> dict[str, Any]:
+def _manifest(grid: Mapping[str, Any], device: str, rows: list[Row], allow_mixed_code: bool) -> dict[str, Any]:
     finished = [row for row in rows if row["status"] != "missing"]
-    commits = collections.Counter(row[COMMIT] for row in finished if row[COMMIT])
-    if len(commits) > 1 and not allow_mixed_commits:
-        counts = ", ".join(f"{count} of {commit}" for commit, count in sorted(commits.items()))
-        raise CollectError(
-            f"results of {grid['grid']} on {device} come from several commits ({counts}); "
-            "launch again with --retry ok, or pass --allow-mixed-commits"
-        )
+    commits, codes = (collections.Counter(row[name] for row in finished if row[name]) for name in (COMMIT, CODE))
+    for kind, counts in (("commits", commits), ("states of the code", codes)):
+        if len(counts) > 1 and not allow_mixed_code:
+            told = ", ".join(f"{count} of {name}" for name, count in sorted(counts.items()))
+            raise CollectError(
+                f"results of {grid['grid']} on {device} come from several {kind} ({told}); "
+                "launch again with --retry ok, or pass --allow-mixed-code"
+            )
     return {
         "schema_version": schema.SCHEMA_VERSION,
         "grid": grid["grid"],
         "device": device_slug(device),
         "device_name": device,
         "commits": sorted(commits),
+        "codes": sorted(codes),
         "dirty": any(row[DIRTY] for row in finished),
         "collected_utc": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "expected": [row["run_id"] for row in rows],
@@ -240,7 +243,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--runs", type=Path, required=True, help="folder that the grids were launched into")
     parser.add_argument("--grid", action="append", default=[], help="this grid alone (repeatable; default: all)")
     parser.add_argument("--out", type=Path, default=ROOT / "analysis" / "results", help="default: analysis/results")
-    parser.add_argument("--allow-mixed-commits", action="store_true", help="let a table mix commits")
+    parser.add_argument(
+        "--allow-mixed-code", action="store_true", help="let a table mix commits, and uncommitted changes of one"
+    )
     return parser
 
 

@@ -59,6 +59,7 @@ PROVENANCE_PREFIX = "provenance."
 PROVENANCE = {
     "commit": "string",
     "dirty": "boolean",
+    "code": "string",
     "device": "string",
     "device_name": "string",
     "threads": "Int64",

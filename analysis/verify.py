@@ -1,9 +1,9 @@
 """`python -m dualformer verify RESULTS`: is a result set what it claims to be?
 
 RESULTS is a folder of runs, a table, or a folder of tables. Every reason against it is listed, not the first alone:
-missing provenance, a dirty tree where a clean one is claimed, mixed hardware or versions, views that don't multiply,
-FLOPs that aren't twice the multiply-accumulates, impossible values (quicker than the roofline, accuracies out of range,
-quantiles out of order, a clock that didn't wait), disturbed timings, duplicates, unknown schema.
+missing provenance, a dirty tree where a clean one is claimed, mixed hardware, versions or code, views that don't
+multiply, FLOPs that aren't twice the multiply-accumulates, impossible values (quicker than the roofline, accuracies out
+of range, quantiles out of order, a clock that didn't wait), disturbed timings, duplicates, unknown schema.
 
 Exit status: 0 nothing speaks against it, 1 something does, 2 there is nothing to check.
 """
@@ -30,8 +30,8 @@ ASYNCHRONOUS = 2.0
 
 PROVENANCE = ("commit", "dirty", "device", "device_name", "threads", "python", "torch", "numpy", "measurement_version")
 PROVENANCE_CUDA = ("cuda", "driver")
-ONE_VALUE = ("device_name", "driver", "torch", "measurement_version")
-"""What all rows of a set must have in common, lest their times can't be set side by side."""
+ONE_VALUE = ("device_name", "driver", "torch", "measurement_version", "code")
+"""What all rows of a set must have in common, lest they can't be set side by side."""
 
 POSITIVE = (
     "params_m",

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import synthetic_runs
 
-from analysis import collect, load, schema
+from analysis import collect, load, result_set, schema, verify
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -90,11 +90,28 @@ def test_mixed_commits_are_refused_unless_allowed(runs, tmp_path, capsys):
     assert collect.main(command) == 2
     message = capsys.readouterr().err
     assert "f" * 40 in message
-    assert "--allow-mixed-commits" in message
+    assert "--allow-mixed-code" in message
     assert not (tmp_path / "out").exists()
-    assert collect.main([*command, "--allow-mixed-commits"]) == 0
+    assert collect.main([*command, "--allow-mixed-code"]) == 0
     manifest = json.loads((tmp_path / "out/ablations/example-cpu-3000.manifest.json").read_text())
     assert manifest["commits"] == [synthetic_runs.COMMIT, "f" * 40]
+
+
+def test_uncommitted_changes_of_one_commit_are_mixed_code_too(runs, tmp_path, capsys):
+    for number in range(6):
+        code = "123456789012" if number else "00000000000e"  # both look like numbers
+        path = runs / f"{number:012d}" / "provenance.json"
+        path.write_text(json.dumps({**synthetic_runs.PROVENANCE, "dirty": True, "code": code}))
+    command = ["--runs", str(runs), "--out", str(tmp_path / "out")]
+    assert collect.main(command) == 2
+    message = capsys.readouterr().err
+    assert "1 of 00000000000e, 5 of 123456789012" in message and "--allow-mixed-code" in message
+    assert collect.main([*command, "--allow-mixed-code"]) == 0
+    path = tmp_path / "out/ablations/example-cpu-3000.csv"
+    assert json.loads(path.with_suffix(".manifest.json").read_text())["codes"] == ["00000000000e", "123456789012"]
+    assert set(load.load_table(path).frame["provenance.code"].dropna()) == {"00000000000e", "123456789012"}
+    (reason,) = [told for told in verify.verify(result_set.read_table(path)) if told.startswith("mixed")]
+    assert reason == "mixed code: 00000000000e, 123456789012"
 
 
 def test_each_device_has_its_own_table_and_missing_runs_are_in_all(runs, tmp_path):
