@@ -181,6 +181,7 @@ def _load(record: Path) -> dict[tuple[str, str], _Line]:
         except (ValueError, TypeError):
             continue  # cut off when a process was killed: that file is inspected again
         lines[line.file, line.decoder] = line
+    return lines
 
 
 class Progress:
