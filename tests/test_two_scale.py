@@ -3,6 +3,11 @@
 import collections
 import csv
 import errno
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -206,11 +211,62 @@ def test_a_build_that_fails_leaves_nothing_behind(tmp_path, monkeypatch):
         patch.setattr(two_scale, "write_mp4", full_disk)
         with pytest.raises(OSError, match="No space left"):
             ensure(SMALL, tmp_path)
-    assert not list(tmp_path.iterdir())
+    assert [path.suffix for path in tmp_path.iterdir()] == [".lock"]
     assert len(list(ensure(SMALL, tmp_path).rglob("*.mp4"))) == 24
 
 
-def test_a_process_that_was_slower_uses_what_the_faster_one_wrote(tmp_path, monkeypatch):
+def build_in_another_process(cache, do):
+    """Starts a process that builds `SMALL`; it adds a line to `cache/builds` and does `do` before the first clip."""
+    program = f"""
+import os, time
+from pathlib import Path
+from dualformer.data import two_scale
+build = two_scale._build
+def noted(config, folder):
+    with open({str(cache / "builds")!r}, "a") as file:
+        file.write(f"{{os.getpid()}}\\n")
+    {do}
+    build(config, folder)
+two_scale._build = noted
+print(two_scale.ensure(two_scale.TwoScaleConfig(num_train=16, num_test=8), {str(cache)!r}))
+"""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    return subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, env=environment)
+
+
+def builds(cache):
+    path = cache / "builds"
+    return path.read_text().split() if path.exists() else []
+
+
+def wait_until(condition, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
+
+
+def test_of_two_processes_at_once_one_builds_and_the_other_waits(tmp_path):
+    both = [build_in_another_process(tmp_path, "time.sleep(3)") for _ in range(2)]
+    folders = {process.communicate(timeout=120)[0].strip() for process in both}
+    assert [process.returncode for process in both] == [0, 0] and len(folders) == 1
+    assert len(builds(tmp_path)) == 1
+    assert len(list(Path(folders.pop()).rglob("*.mp4"))) == 24
+
+
+def test_a_process_that_is_killed_over_the_build_holds_up_nobody(tmp_path):
+    first = build_in_another_process(tmp_path, "time.sleep(600)")
+    wait_until(lambda: builds(tmp_path))
+    second = build_in_another_process(tmp_path, "pass")
+    time.sleep(1)
+    first.kill()
+    first.communicate()
+    folder = Path(second.communicate(timeout=120)[0].strip())
+    assert second.returncode == 0 and len(builds(tmp_path)) == 2
+    assert len(list(folder.rglob("*.mp4"))) == 24
+
+
+def test_without_locks_a_process_that_was_slower_uses_what_the_faster_one_wrote(tmp_path, monkeypatch):
     build = two_scale._build
 
     def overtaken(config, folder):
@@ -218,7 +274,11 @@ def test_a_process_that_was_slower_uses_what_the_faster_one_wrote(tmp_path, monk
         ensure(config, tmp_path)
         build(config, folder)
 
+    def no_locks(self, timeout=None):
+        raise OSError(errno.ENOLCK, "No locks available")
+
     monkeypatch.setattr(two_scale, "_build", overtaken)
+    monkeypatch.setattr(two_scale.FileLock, "acquire", no_locks)
     folder = ensure(SMALL, tmp_path)
     assert list(tmp_path.iterdir()) == [folder] and len(list(folder.rglob("*.mp4"))) == 24
 

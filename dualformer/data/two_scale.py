@@ -22,6 +22,7 @@ The factors and the first event's polarity are balanced exactly within each spli
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import hashlib
@@ -29,12 +30,14 @@ import json
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import av
 import numpy as np
 from einops import rearrange
+from filelock import FileLock, Timeout
 
 from dualformer.config import Config, ConfigError
 
@@ -181,7 +184,8 @@ def ensure(config: TwoScaleConfig, cache_dir: Path | str) -> Path:
 
     The folder holds `train/*.mp4`, `test/*.mp4` and `manifest.csv`, a row a clip: file, label (a name of `CLASSES`),
     split, factor_relation, factor_motion. It is named by a hash of the config and appears complete or not at all:
-    clips are encoded in a temporary folder beside it, which is then renamed.
+    clips are encoded in a temporary folder beside it, which is then renamed. Of several processes one does so while the
+    others wait for it, by a file lock, which the system frees when its holder dies.
 
     Raises:
         OSError: `cache_dir` can't be written (disk full, no permission); nothing half-written is left or used.
@@ -190,6 +194,29 @@ def ensure(config: TwoScaleConfig, cache_dir: Path | str) -> Path:
     if folder.is_dir():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
+    with _alone(folder):
+        if not folder.is_dir():
+            _build_beside(config, folder)
+    return folder
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """No other process is in this block for the same folder, unless the file system has no locks."""
+    lock = FileLock(folder.with_name(f"{folder.name}.lock"), mode=0o666)  # a cache may be shared by several people
+    with contextlib.ExitStack() as held:
+        # Without a lock each process builds the same clips, and those of the first to be through are taken.
+        with contextlib.suppress(NotImplementedError, OSError):
+            try:
+                held.enter_context(lock.acquire(timeout=1))
+            except Timeout:
+                print(f"another process draws {folder.name}, waiting for it", file=sys.stderr)
+                held.enter_context(lock.acquire())
+        yield
+
+
+def _build_beside(config: TwoScaleConfig, folder: Path) -> None:
+    """Encodes the data set in a temporary folder that becomes `folder` at once."""
     building = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", suffix=".part", dir=folder.parent))
     try:
         _build(config, building)
@@ -201,7 +228,6 @@ def ensure(config: TwoScaleConfig, cache_dir: Path | str) -> Path:
                 raise
     finally:
         shutil.rmtree(building, ignore_errors=True)
-    return folder
 
 
 def fingerprint(config: TwoScaleConfig) -> str:
