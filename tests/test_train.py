@@ -31,12 +31,12 @@ def root(tmp_path_factory):
     return write_bright_and_dark(tmp_path_factory.mktemp("data"))
 
 
-def trained(config, run_dir):
+def trained(config, run_dir, device=CPU):
     """Trains in `run_dir`; returns the model's weights."""
     run_dir.mkdir(exist_ok=True)
-    model = build_model(config, num_classes=2)
+    model = build_model(config, num_classes=2).to(device)
     train_set, test_set = build_datasets(config, model.config)
-    train(model, train_set, config, CPU, run_dir, held_out=test_set)
+    train(model, train_set, config, device, run_dir, held_out=test_set)
     return model.state_dict()
 
 
@@ -82,7 +82,7 @@ def learned(monkeypatch):
     return states
 
 
-def interrupted(config, run_dir, monkeypatch, updates):
+def interrupted(config, run_dir, monkeypatch, updates, device=CPU):
     """Trains until just before an update."""
     update, calls = Learner.update, itertools.count()
 
@@ -93,7 +93,7 @@ def interrupted(config, run_dir, monkeypatch, updates):
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Learner, "update", dying_update)
-        trained(config, run_dir)
+        trained(config, run_dir, device)
 
 
 @pytest.mark.parametrize(
@@ -308,3 +308,23 @@ def test_learns_what_anything_can_learn(root, tmp_path):
     model = build_model(config, num_classes=2)
     train_set, _ = build_datasets(config, model.config)
     assert train(model, train_set, config, CPU, tmp_path)["final_train_loss"] < 0.5  # ln 2 = 0.69 at chance
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+def test_a_gpu_trains_as_a_cpu_does_and_resumes(root, tmp_path, monkeypatch, precision):
+    """To rounding: a GPU adds up in no fixed order."""
+    train = {"precision": precision, "ema": 0.5, "micro_steps": 2, "clip_grad_norm": 1.0, "num_workers": 2}
+    train |= {"optimizer": "sgd", "save_every": 2, "log_every": 1, "evaluate_every": 3}
+    model = {"overrides": {**MODEL["overrides"], "drop_path_rate": 0.0}}
+    config, gpu = small_config(root, train=train, model=model), torch.device("cuda")
+    on_cpu = trained(config.changed(train={"precision": "float32"}), tmp_path / "cpu")
+    unbroken = trained(config, tmp_path / "unbroken", gpu)
+    interrupted(config, tmp_path / "killed", monkeypatch, 5, gpu)
+    resumed = trained(config, tmp_path / "killed", gpu)
+    for name, value in unbroken.items():
+        torch.testing.assert_close(resumed[name], value, rtol=1e-2, atol=1e-4)
+        torch.testing.assert_close(value.cpu(), on_cpu[name], rtol=2e-2, atol=2e-3)
+    losses = [line["loss"] for line in read_lines(tmp_path / "unbroken/metrics.jsonl") if "loss" in line]
+    expected = [line["loss"] for line in read_lines(tmp_path / "cpu/metrics.jsonl") if "loss" in line]
+    assert losses == pytest.approx(expected, rel=1e-2)
