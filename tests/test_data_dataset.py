@@ -1,5 +1,6 @@
 """The whole path from video files to batches: right frames, reproducible, and no video lost without a word."""
 
+import dataclasses
 import json
 from itertools import islice
 from pathlib import Path
@@ -8,7 +9,15 @@ import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader
-from videos import numbered_frames, shown_numbers, write_audio, write_classes, write_manifest, write_video
+from videos import (
+    numbered_frames,
+    shown_numbers,
+    write_audio,
+    write_classes,
+    write_images,
+    write_manifest,
+    write_video,
+)
 
 from dualformer.config import ConfigError
 from dualformer.data import inspection
@@ -325,3 +334,74 @@ def test_real_clips_of_every_class_become_square_batches(tmp_path):
     assert collate([dataset[0], dataset[1]])["clip"].shape == (2, 3, 8, 56, 56)
     assert not any(info.seekable for info in dataset.infos)
     assert dataset[0]["clip"].std() > 5
+
+
+# Frames appear every 20 ms, then every 500, then every 20 again; 12 frames in 2.4 s, so the average rate is 5 per
+# second, and at 0, 0.2, 0.4 ... 2.2 s these are shown:
+VARYING_MS = [0, 20, 40, 60, 80, 100, 600, 1100, 1600, 2100, 2120, 2360]
+SHOWN = [0, 5, 5, 6, 6, 6, 7, 7, 8, 8, 8, 10]
+
+
+@pytest.mark.parametrize("decoder", ["decord", "pyav"])
+@pytest.mark.parametrize("cache_decoded", [False, True])
+def test_clips_of_a_varying_rate_are_taken_by_time(tmp_path, decoder, cache_decoded):
+    for split in ("train", "test"):
+        for label in ("x", "y"):
+            write_video(tmp_path / split / label / "clip.mp4", 12, times_ms=VARYING_MS, bf="0")
+    options = {"decoder": decoder, "cache_decoded": cache_decoded}
+    test = make(tmp_path, "test", views=(3, 1), **options)
+    assert test.infos[0].seconds == 2.4
+    assert [numbers(view) for view in test[0]["clip"]] == [SHOWN[1:5], SHOWN[4:8], SHOWN[7:11]]
+    train = make(tmp_path, "train", frame_stride=3, **options)
+    assert numbers(train[0]["clip"]) == [SHOWN[0], SHOWN[3], SHOWN[6], SHOWN[9]]
+
+
+@pytest.mark.data
+@pytest.mark.skipif(not (SHARED / "videos").is_dir(), reason="no real recordings in ../shared/videos")
+def test_a_real_clip_of_a_varying_rate_is_taken_by_time(tmp_path):
+    rows = [f"{SHARED}/videos/odd/vfr.mp4,a,train", f"{SHARED}/videos/odd/rotated90.mp4,b,train"]
+    root = write_manifest(tmp_path, "file,label,split", *rows, f"{SHARED}/videos/odd/five_frames.mp4,a,test")
+    dataset = make(root, frame_stride=27, resize=64, crop_size=(64, 64))
+    info = dataset.infos[0]
+    indices = dataset._train_indices(0, torch.Generator())
+    moments = [27 * step * info.seconds / 82 for step in range(4)]
+    assert indices.tolist() == [sum(time <= moment for time in info.times) - 1 for moment in moments]
+    assert indices.tolist() != [0, 27, 54, 81]
+    assert np.diff(dataset._train_indices(1, torch.Generator())).tolist() == [27, 27, 27]
+
+
+def test_spread_clips_take_a_frame_of_each_part(tmp_path):
+    for split in ("train", "test"):
+        for label in ("x", "y"):
+            write_video(tmp_path / split / label / "clip.mp4", 37)
+    train = make(tmp_path, "train", num_frames=8, sampling="spread")
+    parts = [(0, 4), (4, 9), (9, 14), (14, 18), (18, 22), (22, 27), (27, 32), (32, 36)]
+    clips = {tuple(numbers(train[epoch, 0]["clip"])) for epoch in range(6)}
+    assert len(clips) > 1
+    assert all(low <= shown <= high for clip in clips for shown, (low, high) in zip(clip, parts, strict=True))
+    test = make(tmp_path, "test", num_frames=8, sampling="spread", views=(1, 1))
+    assert numbers(test[0]["clip"][0]) == [2, 6, 11, 16, 20, 24, 29, 34]
+
+
+def test_spread_clips_of_short_videos_repeat_frames_where_a_field_says_so(tmp_path):
+    write_classes(tmp_path, frames=3)
+    with pytest.raises(DataError, match="has 3 frames, 4 frames at stride 1 need 4"):
+        make(tmp_path, sampling="spread")
+    test = make(tmp_path, "test", sampling="spread", short_video="loop", views=(1, 1))
+    assert numbers(test[0]["clip"][0]) == [0, 0, 1, 2]
+
+
+def test_folders_of_images_are_clips(tmp_path):
+    for label in ("x", "y"):
+        for clip in range(4):
+            write_images(tmp_path / label / f"clip_{clip}", 12)
+    dataset = make(tmp_path, frame_stride=3)
+    assert (len(dataset), dataset.infos[0].seconds) == (6, None)
+    first, *_ = shown = numbers(dataset[0]["clip"])
+    assert shown == [first, first + 3, first + 6, first + 9]
+
+
+def test_a_file_that_takes_too_long_is_a_failure(tmp_path):
+    dataset = make(write_classes(tmp_path), decoder="pyav")
+    dataset.config = dataclasses.replace(dataset.config, time_limit_s=1e-9)
+    assert dataset[0]["failure"].endswith("took longer than 1e-09 s")

@@ -67,8 +67,8 @@ def inspect_all(
     known = _load(record)
     versions = [INSPECTION_VERSION, *decoder_versions(decoder).values()]
     keys = {file: _key(root / file, versions) for file in files}
-    lines = {file: known[file, decoder] for file in keys if (file, decoder) in known}
-    found = {file: line.outcome(root) for file, line in lines.items() if line.holds(keys[file], time_limit_s)}
+    recorded = {file: known[file, decoder] for file in keys if (file, decoder) in known}
+    found = {file: line.outcome(root) for file, line in recorded.items() if line.holds(keys[file], time_limit_s)}
     new = [file for file in keys if file not in found]
     if not new:
         return found
@@ -128,12 +128,9 @@ def _inspected(
             except pebble.ProcessExpired as error:  # or the machine ran out of memory, so it is tried again next time
                 yield _Line(file, decoder, error=f"brings its decoder down ({_end(error.exitcode)})"), False
             else:
-                found = (
-                    {"error": outcome.reason}
-                    if isinstance(outcome, VideoError)
-                    else {"info": dataclasses.asdict(outcome)}
-                )
-                yield _Line(file, decoder, **found), True
+                failed = isinstance(outcome, VideoError)
+                what = {"error": outcome.reason} if failed else {"info": dataclasses.asdict(outcome)}
+                yield _Line(file, decoder, **what), True
         pool.close()
     finally:
         pool.stop()  # does nothing more than wait where all is done; else it ends what still runs
