@@ -152,8 +152,8 @@ def at_average_rate(indices: np.ndarray, times: Sequence[float] | None, seconds:
     """
     if times is None:
         return indices
-    # A millionth of a frame more, so that a frame appears at its own time whatever rounding did to it.
-    moments = (indices + 1e-6) * (seconds / len(times))
+    # A hundredth of a frame later, so that a frame is there at its own time whatever rounding did to either.
+    moments = (indices + 0.01) * (seconds / len(times))
     return np.searchsorted(times, moments, side="right") - 1
 
 
