@@ -1,7 +1,8 @@
 """One interface over the places a task can run, and the choice between them.
 
-Every executor has `kind`, `capacity` (how many tasks it takes now), `submit(tasks, token, resources)` -> job ids,
-`ended(job_id)` -> None while a job may still run, else how it ended, and `cancel(job_ids)`.
+Every executor has `kind`, `why_never(resources)` -> why such a task can't be had at all, `capacity(resources, others)`
+-> how many of them it takes now, `submit(tasks, token, resources)` -> job ids, `ended(job_id)` -> None while a job may
+still run, else how it ended, and `cancel(job_ids)`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from slurm import queue
 from slurm.local import ROOT, LocalPool, end_processes, process_ended
 from slurm.profile import Profile, ProfileError
 from slurm.task import Task
+
+Resources = Mapping[str, int | float | None]
 
 KINDS = ("auto", "slurm", "local", "debug")
 
@@ -39,10 +42,11 @@ class Executor(Protocol):
 
     kind: str
 
-    @property
-    def capacity(self) -> int: ...
+    def why_never(self, resources: Resources) -> str: ...
 
-    def submit(self, tasks: Sequence[Task], token: str, resources: Mapping[str, int | float | None]) -> list[str]: ...
+    def capacity(self, resources: Resources, others: Sequence[str] = ()) -> int: ...
+
+    def submit(self, tasks: Sequence[Task], token: str, resources: Resources) -> list[str]: ...
 
     def ended(self, job_id: str) -> str | None: ...
 
@@ -88,13 +92,20 @@ class DebugRunner:
     """Runs each task at once in this process, where a debugger can follow it."""
 
     kind = "debug"
-    capacity = 1
 
     def __init__(self, folder: Path) -> None:
         self._executor = submitit.DebugExecutor(folder)
         self._causes: dict[str, str] = {}
 
-    def submit(self, tasks: Sequence[Task], token: str, resources: Mapping[str, int | float | None]) -> list[str]:
+    def why_never(self, resources: Resources) -> str:
+        """Refuses nothing: a task gets this process, whatever it asks for."""
+        return ""
+
+    def capacity(self, resources: Resources, others: Sequence[str] = ()) -> int:
+        """One at a time."""
+        return 1
+
+    def submit(self, tasks: Sequence[Task], token: str, resources: Resources) -> list[str]:
         """Runs the tasks to their end."""
         return [self._run(task) for task in tasks]
 
@@ -133,14 +144,17 @@ class SlurmQueue:
         self._max_array_size = min(profile.max_array_size, queue.max_array_size() or profile.max_array_size)
         self._outstanding: set[str] = set()
 
-    @property
-    def capacity(self) -> int:
-        """How many tasks may be queued now."""
+    def why_never(self, resources: Resources) -> str:
+        """Leaves it to the cluster to refuse."""
+        return ""
+
+    def capacity(self, resources: Resources, others: Sequence[str] = ()) -> int:
+        """How many tasks may be queued now, whatever they ask for."""
         limit = self._profile.max_submitted or _UNLIMITED
         self._outstanding = {job_id for job_id in self._outstanding if _squeue.ended(job_id) is None}
         return min(self._max_array_size, max(0, limit - len(self._outstanding)))
 
-    def submit(self, tasks: Sequence[Task], token: str, resources: Mapping[str, int | float | None]) -> list[str]:
+    def submit(self, tasks: Sequence[Task], token: str, resources: Resources) -> list[str]:
         """Queues tasks as one job array and returns a job id for each.
 
         Args:

@@ -7,9 +7,11 @@ import dataclasses
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from slurm.profile import Profile
 from slurm.task import Task
 
 _KILL_AFTER_S = 10.0
+_STRAGGLERS_S = 60.0
 
 ROOT = Path(__file__).resolve().parents[1]
 """Of this project, which processes import from unless told otherwise."""
@@ -29,19 +32,21 @@ ROOT = Path(__file__).resolve().parents[1]
 @dataclasses.dataclass(frozen=True)
 class _Running:
     job: submitit.LocalJob[None]
-    slot: str
+    slots: tuple[str, ...]
+    processes: int
     folder: Path
 
 
 class LocalPool:
-    """Runs each task in a fresh process of submitit's local executor, at most one for each slot.
+    """Runs each task in fresh processes of submitit's local executor, as many at once as there are slots.
 
-    A slot is one GPU, or as many CPU cores as a task has threads where there are no GPUs.
+    A slot is one GPU, or as many CPU cores as a process has threads where there are no GPUs. A task takes one, or as
+    many as `gpus_per_node` or `tasks_per_node` ask for; it then runs as so many processes, under torchrun's variables.
 
     Args:
         folder: takes submitit's files; a job's are removed when it has ended.
-        profile: `max_parallel`, `time_min`, `signal_delay_s`, `max_timeouts` apply.
-        threads: CPU threads of each task.
+        profile: `gpus_per_node`, `tasks_per_node`, `max_parallel`, `time_min`, `signal_delay_s`, `max_timeouts` apply.
+        threads: CPU threads of each process.
         gpus: names of the GPUs as `CUDA_VISIBLE_DEVICES` takes them; None means all there are.
         code: folder that tasks import from.
     """
@@ -55,17 +60,33 @@ class LocalPool:
         self._profile = profile
         self._threads = threads
         self._code = code
-        gpus = visible_gpus() if gpus is None else gpus
-        slots = list(gpus) or [""] * max(1, cpu_count() // threads)
-        if profile.max_parallel and profile.max_parallel > len(slots) and not gpus:
-            slots = [""] * profile.max_parallel
-        self._free = slots[: profile.max_parallel]
+        self._gpus = tuple(visible_gpus() if gpus is None else gpus)
+        self._slots = self._gpus or ("",) * max(1, cpu_count() // threads, profile.max_parallel or 1)
         self._running: dict[str, _Running] = {}
+        self._others: list[str] = []
+        self._incomplete_since: dict[str, float] = {}
 
-    @property
-    def capacity(self) -> int:
-        """How many tasks could be started now."""
-        return len(self._free)
+    def why_never(self, resources: Mapping[str, int | float | None]) -> str:
+        """Returns why no task with these resources can ever run here; "" where one can."""
+        profile = self._profile.changed(**resources)
+        if profile.nodes > 1:
+            return f"it asks for {profile.nodes} nodes, and this is one machine"
+        if profile.gpus_per_node > max(1, len(self._gpus)):
+            return f"it asks for {profile.gpus_per_node} GPUs, and this machine has {len(self._gpus)}"
+        return ""
+
+    def capacity(self, resources: Mapping[str, int | float | None], others: Sequence[str] = ()) -> int:
+        """How many tasks could be started now.
+
+        Args:
+            resources: of each of them.
+            others: jobs that other launchers of this machine left running, which take their slots as well.
+        """
+        self._others = [job_id for job_id in others if process_ended(job_id) is None]
+        places = len(self._free()) // self._num_slots(resources)
+        if self._profile.max_parallel is None:
+            return places
+        return max(0, min(places, self._profile.max_parallel - len(self._running) - len(self._others)))
 
     def submit(self, tasks: Sequence[Task], token: str, resources: Mapping[str, int | float | None]) -> list[str]:
         """Starts tasks and returns a job id for each.
@@ -73,9 +94,9 @@ class LocalPool:
         Args:
             tasks: at most `capacity` of them.
             token: names the submission on clusters; processes need none.
-            resources: ignored here, where a task gets one slot whatever it asks for.
+            resources: `gpus_per_node` of these tasks; None means as the profile says.
         """
-        return [self._start(task) for task in tasks]
+        return [self._start(task, resources) for task in tasks]
 
     def ended(self, job_id: str) -> str | None:
         """Returns None while a job runs, afterwards how it ended: "" if by itself, else a cause."""
@@ -83,9 +104,9 @@ class LocalPool:
         if running is None:
             return process_ended(job_id)
         if not running.job.done():
+            self._end_the_rest(job_id, running.processes)
             return None
         del self._running[job_id]
-        self._free.insert(0, running.slot)
         cause = _cause(running.job)
         shutil.rmtree(running.folder, ignore_errors=True)
         return cause
@@ -94,22 +115,48 @@ class LocalPool:
         """Ends jobs, those of another launcher on this machine included, and waits until they are gone."""
         end_processes(job_ids, self.ended)
 
-    def _start(self, task: Task) -> str:
-        slot = self._free.pop(0)
+    def _free(self) -> list[str]:
+        """Slots that nobody uses."""
+        used = [slot for running in self._running.values() for slot in running.slots]
+        used += [slot for job_id in self._others for slot in _slots_of(job_id)]
+        free = Counter(self._slots) - Counter(used)
+        return [slot for slot in dict.fromkeys(self._slots) for _ in range(free[slot])]
+
+    def _num_processes(self, resources: Mapping[str, int | float | None]) -> int:
+        profile = self._profile.changed(**resources)
+        return profile.tasks_per_node or max(1, profile.gpus_per_node)
+
+    def _num_slots(self, resources: Mapping[str, int | float | None]) -> int:
+        wanted = self._profile.changed(**resources).gpus_per_node if self._gpus else self._num_processes(resources)
+        return min(max(1, wanted), len(self._slots))
+
+    def _start(self, task: Task, resources: Mapping[str, int | float | None]) -> str:
+        slots = tuple(self._free()[: self._num_slots(resources)])
+        processes = self._num_processes(resources)
         folder = self._folder / uuid.uuid4().hex[:12]
         executor = submitit.LocalExecutor(folder, max_num_timeout=self._profile.max_timeouts)
         executor.update_parameters(
             timeout_min=self._profile.time_min,
             signal_delay_s=self._profile.signal_delay_s,
+            tasks_per_node=processes,
             stderr_to_stdout=True,
         )
-        # submitit hides all GPUs from a job that asks for none, and counts from 0; the slot's name has to come last.
-        task = dataclasses.replace(task, mortal=True, env={**task.env, "CUDA_VISIBLE_DEVICES": slot})
+        # submitit hides all GPUs from a job that asks for none, and counts from 0; the slots' names have to come last.
+        env = {**task.env, "CUDA_VISIBLE_DEVICES": ",".join(slots) if self._gpus else "", **_meeting_point(processes)}
+        task = dataclasses.replace(task, mortal=True, env=env)
         with environment_variables(**_environment(self._threads, self._code)), _deaf_to_ctrl_c():
             job = executor.submit(task)
-        job_id = process_id(int(job.job_id))
-        self._running[job_id] = _Running(job, slot, folder)
+        job_id = process_id(int(job.job_id), slots)
+        self._running[job_id] = _Running(job, slots, processes, folder)
         return job_id
+
+    def _end_the_rest(self, job_id: str, processes: int) -> None:
+        """Ends a job one of whose processes has long ended: the others may be waiting for it."""
+        process = _process(job_id) if processes > 1 else None
+        if process is None or len(_children(process)) in (0, processes):  # none have been started yet, or all are there
+            self._incomplete_since.pop(job_id, None)
+        elif time.monotonic() - self._incomplete_since.setdefault(job_id, time.monotonic()) > _STRAGGLERS_S:
+            _kill_tree(job_id)
 
 
 def cpu_count() -> int:
@@ -134,9 +181,17 @@ def visible_gpus() -> list[str]:
     return [str(index) for index, line in enumerate(line for line in listing.splitlines() if line.startswith("GPU "))]
 
 
-def process_id(pid: int) -> str:
-    """Returns the job id of a process of this machine; its start time tells it from a later one of the same number."""
-    return f"local:{pid}:{psutil.Process(pid).create_time():.2f}"
+def process_id(pid: int, slots: Sequence[str] = ("",)) -> str:
+    """Returns the job id of a process of this machine; its start time tells it from a later one of the same number.
+
+    The slots that it takes, if they have names or are several, are a part of it: "local:4711:1700000000.25@0,1".
+    """
+    taken = ",".join(slots)
+    return f"local:{pid}:{psutil.Process(pid).create_time():.2f}" + (f"@{taken}" if taken else "")
+
+
+def _slots_of(job_id: str) -> list[str]:
+    return job_id.partition("@")[2].split(",")
 
 
 def process_ended(job_id: str) -> str | None:
@@ -155,12 +210,19 @@ def end_processes(job_ids: Sequence[str], ended: Callable[[str], str | None] = p
 
 
 def _process(job_id: str) -> psutil.Process | None:
+    job_id = job_id.partition("@")[0]
     pid = int(job_id.split(":")[1])
     with contextlib.suppress(psutil.Error):
         process = psutil.Process(pid)
         if process_id(pid) == job_id and process.status() != psutil.STATUS_ZOMBIE:
             return process
     return None
+
+
+def _children(process: psutil.Process) -> list[psutil.Process]:
+    with contextlib.suppress(psutil.Error):
+        return process.children()
+    return []
 
 
 def _signal(job_id: str, number: signal.Signals) -> None:
@@ -177,7 +239,8 @@ def _kill_tree(job_id: str) -> None:
 
 
 def _cause(job: submitit.LocalJob[None]) -> str:
-    job._results_timeout_s = 0  # the process has ended: nothing will appear on a local disk by waiting
+    for part in (job, *job._sub_jobs):
+        part._results_timeout_s = 0  # the process has ended: nothing will appear on a local disk by waiting
     error = job.exception()
     if error is None:
         return ""
@@ -185,6 +248,17 @@ def _cause(job: submitit.LocalJob[None]) -> str:
         lines = [line for line in str(error).split("-" * 22)[1].splitlines() if line.strip()]
         return lines[-1]
     return "the process was killed, by hand or for want of memory"
+
+
+def _meeting_point(processes: int) -> dict[str, str]:
+    """Where processes of one task find each other, as torchrun says it; each knows its own rank (see `Task`)."""
+    if processes == 1:
+        return {}
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    sizes = dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), str(processes))
+    return {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), **sizes}
 
 
 def _environment(threads: int, code: Path) -> dict[str, str]:

@@ -28,7 +28,7 @@ class Task:
         target: an importable function, as "package.module:function".
         args: its arguments.
         log: file that takes all the process prints, appended to; "" leaves the output where it goes.
-        env: environment variables of the call.
+        env: environment variables of the call; with `WORLD_SIZE` among them, each process adds its own rank.
         mortal: whether SIGTERM ends the process. On Slurm it must not: there it only announces the signal to save.
     """
 
@@ -40,6 +40,9 @@ class Task:
 
     def __call__(self) -> None:
         os.environ.update(self.env)
+        if "WORLD_SIZE" in self.env:
+            place = submitit.JobEnvironment()
+            os.environ.update(RANK=str(place.global_rank), LOCAL_RANK=str(place.local_rank))
         if self.log:
             _redirect_output(self.log)
         if self.mortal:

@@ -84,6 +84,7 @@ def _open(options: argparse.Namespace, grid: Grid, profile: Profile, worker: str
     threads = max(cell.config.threads for cell in grid.cells)
     code = snapshot.take(options.runs)
     executor = _make_executor(options, profile, threads, code)
+    _refuse_impossible(grid, executor)
     write_manifest(options.runs, grid)
     write_json(options.runs / f".{grid.name}.launch.json", {"arguments": _again(options), "folder": os.getcwd()})
     for cell in grid.cells:
@@ -121,6 +122,13 @@ def _check_shared(options: argparse.Namespace) -> None:
         )
     if options.no_wait:
         raise ConfigError("--no-wait: torchrun ends its processes with the launcher; leave out the flag, or torchrun")
+
+
+def _refuse_impossible(grid: Grid, executor: Executor) -> None:
+    """Raises `ConfigError` where a run asks for more than there is here, which it would wait for in vain."""
+    for cell in grid.cells:
+        if reason := executor.why_never(cell.config.resources.to_dict()):
+            raise ConfigError(f"{cell.name}: {reason} ({executor.kind} executor); nothing was started")
 
 
 def write_manifest(runs: Path, grid: Grid) -> None:

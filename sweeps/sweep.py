@@ -214,7 +214,10 @@ class Sweep:
     def _submit(self) -> None:
         for _, group in itertools.groupby(self._ordered(), key=_resources):
             cells = list(group)
-            while cells and (room := self._room()) > 0:
+            while cells:
+                # The next group waits as well: runs that need little would keep one that needs much from ever starting.
+                if (room := self._room(cells[0])) <= 0:
+                    return
                 chunk, cells = cells[:room], cells[room:]
                 if not self._submit_chunk(chunk):
                     return
@@ -223,12 +226,11 @@ class Sweep:
         """Waiting cells, those of equal needs beside each other and otherwise in the order of the grid."""
         return sorted(self._waiting.values(), key=lambda cell: json.dumps(_resources(cell)))
 
-    def _room(self) -> int:
-        """How many runs may be started now; local ones that a dead launcher left behind take their place as well."""
-        room = self._executor.capacity
-        if self._executor.kind == "local":
-            room -= sum(self._is_orphan(event) for event in self._active.values())
-        return room
+    def _room(self, cell: Cell) -> int:
+        """How many runs like this may be started now; local ones of other launchers take their place as well."""
+        others = [event for event in self._active.values() if self._is_orphan(event)]
+        started = [event["job_id"] for event in others if event.get("job_id")]
+        return self._executor.capacity(_resources(cell), started) - (len(others) - len(started))
 
     def _is_orphan(self, event: ledger.Event) -> bool:
         here = event.get("host") == socket.gethostname()

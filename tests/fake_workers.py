@@ -35,6 +35,17 @@ def slow(folder: Path) -> None:
     _finish(folder)
 
 
+def sees_gpus(folder: Path) -> None:
+    """Leaves, from each of its processes, when it ran and which GPUs it was given."""
+    start = time.time()
+    time.sleep(1)
+    seen = {"start": start, "end": time.time(), "gpus": os.environ["CUDA_VISIBLE_DEVICES"]}
+    append_line(folder / "seen.jsonl", seen)
+    if leads():
+        time.sleep(0.5)
+        _finish(folder)
+
+
 def endless(folder: Path) -> None:
     """Does not finish by itself."""
     append_metrics(folder, {"step": 1, "steps": 1000})

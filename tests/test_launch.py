@@ -199,6 +199,27 @@ def test_wrong_flags_exit_with_2_and_start_nothing(folder: Path, flags: list[str
     assert status == 2 and message in capsys.readouterr().err and not Path("runs").exists()
 
 
+def test_a_run_that_asks_for_more_gpus_than_there_are_starts_nothing(folder: Path, capsys: pytest.CaptureFixture):
+    assert run("ok", "--set", "resources.gpus_per_node=2") == 2
+    assert "seed=0: it asks for 2 GPUs, and this machine has 0" in capsys.readouterr().err
+    assert not list(Path("runs").glob("*/config.json"))
+
+
+def test_gpus_are_shared_out_between_runs_of_different_needs(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2")
+    Path("two.yaml").write_text("max_attempts: 2\n")
+    rows = "rows: [{seed: 7, resources.gpus_per_node: 2}, {seed: 8, resources.gpus_per_node: 3}]\n"
+    Path("three.yaml").write_text(GRID + rows)
+    assert run("sees_gpus") == 0
+    seen = {run_dir: read_lines(run_dir / "seen.jsonl") for run_dir in run_dirs()}
+    assert [len(lines) for lines in seen.values()] == [1, 1, 1, 2, 3], "a process for each GPU"
+    assert [len(lines[0]["gpus"].split(",")) for lines in seen.values()] == [1, 1, 1, 2, 3]
+    first = [lines[0] for lines in seen.values()]
+    spans = [(line["start"], line["end"], gpu) for line in first for gpu in line["gpus"].split(",")]
+    for start, end, gpu in spans:
+        assert sum(other == gpu and begun < end and start < ended for begun, ended, other in spans) == 1
+
+
 def test_a_runs_folder_that_cannot_be_made_is_an_error_of_its_own(folder: Path, capsys: pytest.CaptureFixture):
     Path("runs").write_text("a file is in the way")
     assert run("ok") == 2

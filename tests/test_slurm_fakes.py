@@ -29,7 +29,6 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr("sweeps.sweep._UNNOTED_S", 2.0)
     monkeypatch.setattr(executors, "_squeue", executors._Squeue())
     monkeypatch.setattr(executors, "_QUERY_EVERY_S", 0.2)
-    monkeypatch.setattr(executors, "_FORGOTTEN_AFTER_S", 2.0)
     Path("four.yaml").write_text(GRID)
     return state
 
@@ -92,7 +91,8 @@ def test_a_stale_queue_does_not_make_a_run_lost(fake: Path):
     assert computed() == [1, 1, 1, 1]
 
 
-def test_jobs_that_the_queue_forgets_without_a_result_are_lost(fake: Path):
+def test_jobs_that_the_queue_forgets_without_a_result_are_lost(fake: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(executors, "_FORGOTTEN_AFTER_S", 2.0)
     (fake / "squeue_stale").write_text("")
     Path("profile.yaml").write_text("max_attempts: 1\n")
     assert run("killed", "--only", "seed=0", "--profile", "profile.yaml") == 1
