@@ -37,6 +37,14 @@ def test_a_folder_per_class(tmp_path):
     ]
 
 
+def test_a_folder_beside_split_folders_is_no_class(tmp_path):
+    root = touch(tmp_path, "train/run/a.mp4", "train/jump/b.mp4", "test/run/c.mp4", "notes/about.txt")
+    assert read_manifest(root).classes == ("jump", "run")
+    touch(root, "cache/run/d.mp4")
+    with pytest.raises(DataError, match="clips lie in test, train, and in cache, which is no split"):
+        read_manifest(root)
+
+
 @pytest.mark.parametrize("held_out", ["test", "val", "validation"])
 def test_split_folders_are_the_split(tmp_path, held_out):
     root = touch(tmp_path, "train/run/a.mp4", "train/jump/b.mp4", f"{held_out}/run/c.mp4")

@@ -237,13 +237,17 @@ def read_folders(root: Path, rawframes: bool | None = None) -> Manifest:
         DataError: as `read_manifest`.
     """
     folders = sorted(path.name for path in root.iterdir() if path.is_dir())
-    split_folders = bool(folders) and all(name.lower() in SPLITS for name in folders)
+    splits = {name: SPLITS[name.lower()] for name in folders if name.lower() in SPLITS}
+    # Classes may be called like splits, but hardly like the one to train on and another one.
+    split_folders = bool(splits) and (len(splits) == len(folders) or {"train"} < set(splits.values()))
     depth = 2 if split_folders else 1
     files = [] if rawframes else video_files(root)
     if rawframes or (not files and rawframes is None):
         files = frame_folders(root, depth + 1)
     parts = {file: file.split("/") for file in files}
     parts = {file: names for file, names in parts.items() if len(names) > depth}
+    if split_folders and (strays := {names[0] for names in parts.values()} - set(splits)):
+        raise DataError(f"{root}: clips lie in {', '.join(sorted(splits))}, and in {min(strays)}, which is no split")
     classes = _class_order({names[depth - 1] for names in parts.values()})
     labels = {name: label for label, name in enumerate(classes)}
     entries = tuple(
