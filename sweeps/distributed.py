@@ -23,7 +23,6 @@ from typing import Any
 import torch
 from submitit.helpers import TorchDistributedEnvironment
 from torch import Tensor, distributed, nn
-from torch.distributed.nn.functional import all_reduce
 
 from slurm.task import LostContact, num_processes, on_torchrun
 
@@ -202,10 +201,10 @@ class TeamBatchNorm3d(nn.BatchNorm3d):
         with torch.autocast(x.device.type, enabled=False):
             values = x.float()
             dims, shape = (0, 2, 3, 4), (1, -1, 1, 1, 1)
-            count = all_reduce(torch.full_like(values[0, :, 0, 0, 0], values[:, 0].numel()))
-            mean = all_reduce(values.sum(dims)) / count
+            count = _Sum.apply(torch.full_like(values[0, :, 0, 0, 0], values[:, 0].numel()))
+            mean = _Sum.apply(values.sum(dims)) / count
             centred = values - mean.view(shape)
-            variance = all_reduce(centred.square().sum(dims)) / count
+            variance = _Sum.apply(centred.square().sum(dims)) / count
             self._count(mean.detach(), (variance * count / (count - 1)).detach())
             scale = self.weight * (variance + self.eps).rsqrt()
             return (centred * scale.view(shape) + self.bias.view(shape)).to(x.dtype)
@@ -216,6 +215,20 @@ class TeamBatchNorm3d(nn.BatchNorm3d):
             self.num_batches_tracked.add_(1)
         self.running_mean.lerp_(mean, self.momentum)
         self.running_var.lerp_(variance, self.momentum)
+
+
+class _Sum(torch.autograd.Function):
+    """The sum of a tensor over all processes; what each of them comes to depends on it, and so does its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:
+        total = value.clone(memory_format=torch.contiguous_format)
+        distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return _Sum.apply(gradient)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import faulthandler
 import json
 import os
 import signal
@@ -144,4 +145,7 @@ def _raise(error: Exception) -> None:
 JOBS = {"predictions": predictions, "batch_norm": batch_norm, "resumed": resumed, "launch": launches}
 
 if __name__ == "__main__":
+    faulthandler.dump_traceback_later(
+        110, exit=True
+    )  # who waits for what, should processes wait for each other for good
     sys.exit(JOBS[sys.argv[1]](*sys.argv[2:]))
