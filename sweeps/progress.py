@@ -125,15 +125,20 @@ class Progress:
 
 
 @contextlib.contextmanager
-def tracking(config: RunConfig, run_dir: Path) -> Iterator[Track]:
+def tracking(config: RunConfig, run_dir: Path, start: int = 0) -> Iterator[Track]:
     """Opens what `train.log_to` names; yields the function that sends a line to all of it.
+
+    Args:
+        config: of the run.
+        run_dir: the run's folder.
+        start: steps done before; what an earlier attempt told of later ones is told anew.
 
     Raises:
         ConfigError: a package is missing; says how to get it.
     """
     openers = {"tensorboard": _tensorboard, "wandb": _wandb}
     with contextlib.ExitStack() as stack:
-        tracks = [stack.enter_context(openers[name](config, run_dir)) for name in config.train.log_to]
+        tracks = [stack.enter_context(openers[name](config, run_dir, start)) for name in config.train.log_to]
 
         def track(line: Mapping[str, Any]) -> None:
             for one in tracks:
@@ -143,13 +148,13 @@ def tracking(config: RunConfig, run_dir: Path) -> Iterator[Track]:
 
 
 @contextlib.contextmanager
-def _tensorboard(config: RunConfig, run_dir: Path) -> Iterator[Track]:
+def _tensorboard(config: RunConfig, run_dir: Path, start: int) -> Iterator[Track]:
     """Writes to the folder `tensorboard` of the run."""
     try:
         from torch.utils.tensorboard import SummaryWriter  # here, for those who don't have it
     except ImportError:
         raise ConfigError("train.log_to: tensorboard is not installed (pip install tensorboard)") from None
-    with SummaryWriter(str(run_dir / "tensorboard")) as writer:
+    with SummaryWriter(str(run_dir / "tensorboard"), purge_step=start + 1) as writer:
 
         def track(line: Mapping[str, Any]) -> None:
             for name, value in _figures(line).items():
@@ -160,7 +165,7 @@ def _tensorboard(config: RunConfig, run_dir: Path) -> Iterator[Track]:
 
 
 @contextlib.contextmanager
-def _wandb(config: RunConfig, run_dir: Path) -> Iterator[Track]:
+def _wandb(config: RunConfig, run_dir: Path, start: int) -> Iterator[Track]:
     """Writes to the folder `wandb` of the run; nothing leaves the machine unless WANDB_MODE says so."""
     try:
         import wandb  # here, for those who don't have it

@@ -76,10 +76,10 @@ def train(
         OSError: the weights can't be written.
     """
     schedule = Schedule.of(config.train, len(dataset))
-    with tracking(config, run_dir) if team.leads else contextlib.nullcontext() as track:
-        learner = Learner(model, config, device, team)
-        progress = Progress(run_dir, schedule, track)
-        start = load_checkpoint(run_dir, learner, progress, config, len(dataset))
+    learner = Learner(model, config, device, team)
+    progress = Progress(run_dir, schedule)
+    start = load_checkpoint(run_dir, learner, progress, config, len(dataset))
+    with tracking(config, run_dir, start) if team.leads else contextlib.nullcontext() as progress.track:
         for step, batch in enumerate(
             progress.timed(batches(dataset, config, start, schedule.end, device, team)), start
         ):
@@ -169,7 +169,12 @@ def evaluate_on_the_way(
         top1 = evaluate(learner.evaluated, held_out, config, learner.device, team)["top1"]
         if team.leads and progress.held_out(step, top1):
             about = {"step": step + 1, "top1": top1, "run": identity(config)}
-            checkpoint.save_weights(run_dir / "best.pt", learner.evaluated, **about)
+            try:
+                checkpoint.save_weights(run_dir / "best.pt", learner.evaluated, **about)
+            except OSError as error:  # a full disk, say, is no reason to lose the training
+                warnings.warn(
+                    f"no best.pt at step {step + 1}: {error.strerror}; training goes on without", stacklevel=2
+                )
 
 
 def identity(config: RunConfig) -> dict[str, str]:

@@ -71,6 +71,17 @@ def test_lines_go_to_tensorboard(tmp_path):
     assert [(event.step, event.value) for event in found.Scalars("loss")] == [(2, 0.5), (4, 0.25)]
 
 
+def test_tensorboard_shows_each_step_once_whatever_was_done_again(tmp_path):
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    config = RunConfig.from_dict({"train": {"steps": 6, "log_to": ["tensorboard"]}})
+    for start, steps in ((0, (1, 2, 3)), (2, (3, 4))):
+        with tracking(config, tmp_path, start) as track:
+            for step in steps:
+                track({"step": step, "loss": float(start)})
+    found = events.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [(event.step, event.value) for event in found.Scalars("loss")] == [(1, 0), (2, 0), (3, 2), (4, 2)]
+
+
 @pytest.mark.parametrize(("name", "module"), [("tensorboard", "torch.utils.tensorboard"), ("wandb", "wandb")])
 def test_what_is_not_installed_says_how_to_get_it(tmp_path, monkeypatch, name, module):
     monkeypatch.setitem(sys.modules, module, None)

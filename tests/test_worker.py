@@ -1,5 +1,6 @@
 """One run from config to result: every field there, failures as rows, the same bits twice."""
 
+import hashlib
 import json
 import re
 
@@ -44,12 +45,31 @@ def test_a_run_leaves_a_whole_row_with_its_circumstances(root, tmp_path, monkeyp
     assert result.train_gmacs_per_clip == count_training_macs(model).total / 1e9 > 2 * result.gmacs_per_view
     assert result.num_videos == 8
     assert result.num_failed_videos == 0
+    assert result.in_order_share == 1, "decord fails on frames as small as these"
     assert result.chance_top1 == 0.5
     assert result.top1 > 0.9
     provenance = json.loads((run_dir / "provenance.json").read_text())
     assert provenance["started_utc"] <= provenance["finished_utc"]
     assert provenance["threads"] == 1
     assert [json.loads(line)["step"] for line in (run_dir / "metrics.jsonl").read_text().splitlines()][-1] == 40
+
+
+def test_a_run_that_starts_from_weights_records_which(root, tmp_path):
+    first, _ = run(small_config(root, train={"save_every": 6}), tmp_path)
+    weights = first / "weights.pt"
+    config = small_config(root, model={"weights": str(weights)}, train={"steps": 1, "learning_rate": 0.0})
+    second, result = run(config, tmp_path)
+    assert result.status == "ok" and 0 < result.data_wait_share < 1
+    assert (first / "predictions.csv").read_bytes() == (second / "predictions.csv").read_bytes()
+    recorded = [json.loads((folder / "provenance.json").read_text())["weights_sha256"] for folder in (first, second)]
+    assert recorded == [None, hashlib.sha256(weights.read_bytes()).hexdigest()]
+
+
+def test_a_loss_that_is_not_finite_is_a_row_that_names_the_videos(root, tmp_path):
+    folder, result = run(small_config(root, train={"learning_rate": 1e30, "warmup_steps": 0}), tmp_path)
+    assert result.status == "error"
+    assert re.match(r"loss is (nan|inf) at step \d on train/\w+/\d\.mp4, ", result.reason)
+    assert len(json.loads((folder / "failed_batch.json").read_text())["files"]) == 4
 
 
 def test_the_same_config_gives_the_same_predictions_and_loss(root, tmp_path):
@@ -74,8 +94,9 @@ def test_a_run_without_training_has_costs_and_no_accuracy(root, tmp_path):
         ({"device": "cuda"}, "device is 'cuda' and this machine has none"),
         ({"model": {"num_frames": 50}}, "8 of 8 videos can't be used"),
         ({"model": {"attention": "XX"}}, "unknown letter 'X'"),
+        ({"model": {"weights": "gone.pt"}}, "^model.weights: no weights file gone.pt"),
     ],
-    ids=["no_data", "no_cuda", "short_videos", "bad_pattern"],
+    ids=["no_data", "no_cuda", "short_videos", "bad_pattern", "no_weights"],
 )
 @pytest.mark.skipif(torch.cuda.is_available(), reason="one case asks for a device that must be missing")
 def test_a_failure_is_a_row_with_its_reason(root, tmp_path, changes, reason):
