@@ -40,6 +40,7 @@ OPTIONAL = {
     "compile_s": "float64",
     "roofline_ms": "float64",
     "data_wait_share": "float64",
+    "in_order_share": "float64",
     "mean_class_accuracy": "float64",
     "calibration_error": "float64",
 }
@@ -49,7 +50,15 @@ A field that comes to be measured is added here: older tables are read as before
 column changes its meaning, so the schema's version stays.
 """
 
-FRACTIONS = ("top1", "top5", "chance_top1", "mean_class_accuracy", "calibration_error", "data_wait_share")
+FRACTIONS = (
+    "top1",
+    "top5",
+    "chance_top1",
+    "mean_class_accuracy",
+    "calibration_error",
+    "data_wait_share",
+    "in_order_share",
+)
 """Columns that hold fractions from 0 to 1, beside those of factors."""
 
 FACTOR_PREFIXES = ("top1_", "chance_top1_")

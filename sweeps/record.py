@@ -65,6 +65,7 @@ class Result(pydantic.BaseModel):
         calibration_error: expected difference between confidence and accuracy, over 15 bins of confidence.
         train_clips_per_s: clips a second in training, of all processes, waiting for data included.
         data_wait_share: share of that time that was spent waiting for data.
+        in_order_share: share of the usable videos that are read in order, since seeking there gives other frames.
     """
 
     model_config = pydantic.ConfigDict(extra="allow", frozen=True, strict=True, allow_inf_nan=False)
@@ -99,6 +100,7 @@ class Result(pydantic.BaseModel):
     calibration_error: float | None = None
     train_clips_per_s: float | None = None
     data_wait_share: float | None = None
+    in_order_share: float | None = None
     final_train_loss: float | None = None
 
     @pydantic.model_validator(mode="after")
@@ -206,13 +208,14 @@ def utc_now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
-def provenance(*, seed: int, threads: int, device: str) -> dict[str, Any]:
+def provenance(*, seed: int, threads: int, device: str, decoder: str = "decord") -> dict[str, Any]:
     """Returns the circumstances of a run that starts now, as plain JSON data with `finished_utc` still open.
 
     Args:
         seed: seed of the run.
         threads: CPU threads of the run.
         device: "cpu" or "cuda", resolved.
+        decoder: what reads the videos that it can seek in (`DataConfig.decoder`).
     """
     return {
         "measurement_version": MEASUREMENT_VERSION,
@@ -222,7 +225,7 @@ def provenance(*, seed: int, threads: int, device: str) -> dict[str, Any]:
         "seed": seed,
         "device": device,
         "threads": threads,
-        **_software(),
+        **_software(decoder),
         **_hardware(device),
         **_switches(),
         "job_id": _job_id(),
@@ -232,14 +235,15 @@ def provenance(*, seed: int, threads: int, device: str) -> dict[str, Any]:
     }
 
 
-def _software() -> dict[str, Any]:
-    decoder = next((name for name in ("decord", "av") if _version(name)), None)
+def _software(decoder: str) -> dict[str, Any]:
+    in_order = _version("av")
     return {
         "python": platform.python_version(),
         "torch": _version("torch"),
         "numpy": _version("numpy"),
         "decoder": decoder,
-        "decoder_version": decoder and _version(decoder),
+        "decoder_version": in_order if decoder == "pyav" else _version(decoder),
+        "pyav": in_order,  # reads the other videos, and decides which these are
     }
 
 

@@ -69,7 +69,9 @@ def execute(run_dir: Path) -> None:
 
 def lead(config: RunConfig, device: torch.device, run_dir: Path, team: Team) -> None:
     """Computes the run and writes its result."""
-    circumstances = provenance(seed=config.seed, threads=config.threads, device=device.type)
+    circumstances = provenance(
+        seed=config.seed, threads=config.threads, device=device.type, decoder=config.data.decoder
+    )
     circumstances["num_processes"] = team.size
     circumstances["weights_sha256"] = file_hash(config.model.weights)
     write_json(run_dir / "provenance.json", circumstances)
@@ -146,6 +148,8 @@ def run(config: RunConfig, device: torch.device, run_dir: Path, team: Team = ALO
     if trained:
         train_set, test_set = build_datasets(config, chosen_model(config))
         num_classes = len(train_set.classes)
+        infos = (*train_set.infos, *test_set.infos)
+        yield {"in_order_share": sum(not info.seekable for info in infos) / len(infos)}
     model = build_model(config, num_classes)
     yield describe(model, config)
     model.to(device)

@@ -1,3 +1,4 @@
+import importlib.metadata
 import json
 import resource
 import subprocess
@@ -108,4 +109,7 @@ def test_provenance_says_what_a_reader_would_ask():
     json.dumps(facts, allow_nan=False)
     for field in ("command", "torch", "python", "numpy", "decoder_version", "device_name", "matmul_precision", "host"):
         assert facts[field], field
+    assert (facts["decoder"], facts["decoder_version"]) == ("decord", importlib.metadata.version("decord"))
+    in_order = provenance(seed=3, threads=1, device="cpu", decoder="pyav")
+    assert (in_order["decoder"], in_order["decoder_version"]) == ("pyav", importlib.metadata.version("av"))
     assert facts["seed"] == 3 and facts["finished_utc"] is None and facts["started_utc"].endswith("+00:00")
