@@ -21,7 +21,6 @@ if not __package__:  # a script's own folder comes first on the path, where its 
 import argparse
 import contextlib
 import json
-import os
 import signal
 import subprocess
 import time
@@ -36,7 +35,8 @@ from slurm.task import num_processes, on_torchrun
 from sweeps import ledger, plan, snapshot
 from sweeps.attempt import WORKER
 from sweeps.grid import Grid, load_grid
-from sweeps.record import STATUSES, Result, is_disk_full, utc_now, write_json
+from sweeps.launches import note_launch
+from sweeps.record import STATUSES, Result, is_disk_full
 from sweeps.status import progress
 from sweeps.sweep import SUBMISSIONS, Sweep
 
@@ -85,8 +85,13 @@ def _open(options: argparse.Namespace, grid: Grid, profile: Profile, worker: str
     code = snapshot.take(options.runs)
     executor = _make_executor(options, profile, threads, code)
     _refuse_impossible(grid, executor)
-    write_manifest(options.runs, grid)
-    write_json(options.runs / f".{grid.name}.launch.json", {"arguments": _again(options), "folder": os.getcwd()})
+    kept, gone = note_launch(options.runs, grid, _again(options))
+    if kept:
+        _say(f"{grid.name}: {kept} runs of its earlier launches are listed as well, until their folders are removed")
+    if gone:
+        _say(
+            f"{grid.name}: {gone} runs of earlier launches are no longer listed: gone, or not what they would be today"
+        )
     for cell in grid.cells:
         ledger.put_aside(options.runs / cell.run_id, options.retry)
     # The debug executor stays in this process, and with the code that it has loaded already.
@@ -129,32 +134,6 @@ def _refuse_impossible(grid: Grid, executor: Executor) -> None:
     for cell in grid.cells:
         if reason := executor.why_never(cell.config.resources.to_dict()):
             raise ConfigError(f"{cell.name}: {reason} ({executor.kind} executor); nothing was started")
-
-
-def write_manifest(runs: Path, grid: Grid) -> None:
-    """Writes `<grid>.grid.json`: which runs the grid consists of and what tells them apart.
-
-    A launch of some rows (`--only`) of an unchanged grid adds to the runs that the manifest lists already.
-    """
-    runs.mkdir(parents=True, exist_ok=True)
-    path = runs / f"{grid.name}.grid.json"
-    listed = {cell.run_id: {"run_id": cell.run_id, "differs": dict(cell.differs)} for cell in grid.cells}
-    with contextlib.suppress(OSError, ValueError, KeyError):
-        before = json.loads(path.read_text(encoding="utf-8"))
-        if (before["text"], before["overrides"]) == (grid.text, dict(grid.overrides)):
-            listed = {**{row["run_id"]: row for row in before["runs"]}, **listed}
-    write_json(
-        path,
-        {
-            "grid": grid.name,
-            "description": grid.description,
-            "text": grid.text,
-            "overrides": dict(grid.overrides),
-            **snapshot.source_state(),
-            "launched_utc": utc_now(),
-            "runs": list(listed.values()),
-        },
-    )
 
 
 def _follow(sweep: Sweep) -> int:

@@ -2,7 +2,7 @@
 
     python -m sweeps logs RUN           what the run printed; --follow goes on printing
     python -m sweeps cancel RUN ...     ends runs, or keeps them from starting; each gets a row that says so
-    python -m sweeps retry RUN ...      computes runs again that aren't ok, with the flags of their grid's last launch
+    python -m sweeps retry RUN ...      computes runs again that aren't ok, with the flags of their last launch
 
 RUN is a run's id or the beginning of one; a grid's name stands for all its runs.
 """
@@ -13,8 +13,9 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from slurm import executors
 from sweeps import ledger
@@ -76,7 +77,7 @@ def cancel(arguments: Sequence[str] | None = None) -> int:
 
 def retry(arguments: Sequence[str] | None = None) -> int:
     """Computes finished runs again; returns 0, or 2 for an unknown name."""
-    parser = _parser("Computes runs again, with the flags of their grid's last launch.", "retry")
+    parser = _parser("Computes runs again, with the flags of their last launch.", "retry")
     parser.add_argument("run", nargs="+", help="run ids, beginnings of ids, or grids")
     failed = [status for status in STATUSES if status != "ok"]
     parser.add_argument("--status", nargs="+", choices=STATUSES, default=failed, help="only these (all but ok)")
@@ -85,10 +86,15 @@ def retry(arguments: Sequence[str] | None = None) -> int:
         found = find_runs(options.runs, options.run)
     except UnknownRunError as error:
         return _fail(error)
-    again = [run_dir for run_dir in found if ledger.put_aside(run_dir, options.status)]
-    print(f"{len(again)} of {len(found)} runs will be computed again")
-    for grid in _grids_of(options.runs, again):
-        print(f"launcher of {grid}: process {_relaunch(options.runs, grid)}")
+    again: dict[str, list[Path]] = {}
+    for run_dir in found:
+        if (launch := _last_launch(options.runs, run_dir)) is None:
+            print(f"{run_dir.name}: no launch says how to compute it; launch a grid that has it")
+        elif ledger.put_aside(run_dir, options.status):
+            again.setdefault(json.dumps(launch), []).append(run_dir)
+    print(f"{sum(map(len, again.values()))} of {len(found)} runs will be computed again")
+    for launch in map(json.loads, again):
+        print(f"launcher of {launch['grid']}: process {_relaunch(options.runs, launch)}")
     return 0
 
 
@@ -102,11 +108,21 @@ def _cancel(run_dir: Path) -> bool:
     return result is not None
 
 
-def _relaunch(runs: Path, grid: str) -> int:
+def _last_launch(runs: Path, run_dir: Path) -> dict[str, Any] | None:
+    """The newest launch of a run: its grid, the arguments to go on with, and where."""
+    launches = [
+        {"grid": path.name.removesuffix(".grid.json"), **{name: launch[name] for name in ("arguments", "folder")}}
+        for path in sorted(runs.glob("*.grid.json"))
+        for launch in json.loads(path.read_text(encoding="utf-8")).get("launches", [])
+        if run_dir.name in launch["runs"]
+    ]
+    return launches[-1] if launches else None
+
+
+def _relaunch(runs: Path, launch: Mapping[str, Any]) -> int:
     from sweeps.launch import start_detached  # here, since it brings torch along, which the rest can do without
 
-    last = json.loads((runs / f".{grid}.launch.json").read_text(encoding="utf-8"))
-    return start_detached(runs.resolve(), grid, last["arguments"], last["folder"])
+    return start_detached(runs.resolve(), launch["grid"], launch["arguments"], launch["folder"])
 
 
 def _members(runs: Path, grid: str) -> list[Path]:
@@ -122,12 +138,6 @@ def _by_prefix(runs: Path, name: str) -> Path:
     if len(found) != 1:
         raise UnknownRunError(f"{'no run' if not found else f'{len(found)} runs'} in '{runs}' called '{name}'")
     return found[0]
-
-
-def _grids_of(runs: Path, run_dirs: Sequence[Path]) -> list[str]:
-    """The grids that these runs belong to."""
-    names = [path.name.removesuffix(".grid.json") for path in sorted(runs.glob("*.grid.json"))]
-    return [name for name in names if set(_members(runs, name)) & set(run_dirs)]
 
 
 def _parser(description: str, command: str) -> argparse.ArgumentParser:

@@ -1,6 +1,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from sweeps import launch, ledger
+from analysis import collect
+from sweeps import launch, ledger, manage, status
 from sweeps.grid import load_grid
 from sweeps.record import read_lines, read_result
 
@@ -147,7 +149,7 @@ def test_an_edited_grid_adds_its_new_runs_and_keeps_the_old(folder: Path):
     assert computed() == [1, 1, 1]
     assert read_result(old[2]).status == "ok"
     manifest = json.loads(Path("runs/three.grid.json").read_text())
-    assert [row["differs"]["seed"] for row in manifest["runs"]] == [0, 1, 3]
+    assert sorted(row["differs"]["seed"] for row in manifest["runs"]) == [0, 1, 2, 3]
 
 
 def test_rows_of_other_code_are_pointed_out(folder: Path, capsys: pytest.CaptureFixture):
@@ -218,6 +220,52 @@ def test_gpus_are_shared_out_between_runs_of_different_needs(folder: Path, monke
     spans = [(line["start"], line["end"], gpu) for line in first for gpu in line["gpus"].split(",")]
     for start, end, gpu in spans:
         assert sum(other == gpu and begun < end and start < ended for begun, ended, other in spans) == 1
+
+
+def listed() -> dict[str, dict]:
+    return {row["run_id"]: row["differs"] for row in json.loads(Path("runs/three.grid.json").read_text())["runs"]}
+
+
+def test_launches_of_one_grid_with_other_values_are_all_listed(folder: Path, capsys: pytest.CaptureFixture):
+    assert run("seed_1_raises", executor="debug") == 1
+    assert run("seed_1_raises", "--set", "train.steps=7", executor="debug") == 1
+    assert run("ok", "--set", "train.steps=7", "--only", "seed=0", executor="debug") == 0
+    shown = [(differs["seed"], differs["train.steps"]) for differs in listed().values()]
+    assert sorted(shown) == [(0, 0), (0, 7), (1, 0), (1, 7), (2, 0), (2, 7)]
+    launches = json.loads(Path("runs/three.grid.json").read_text())["launches"]
+    assert [launch["overrides"] for launch in launches] == [{}, {"train.steps": 7}, {"train.steps": 7}]
+    assert [len(launch["runs"]) for launch in launches] == [3, 3, 1]
+    capsys.readouterr()
+    assert status.main([]) == 0
+    assert "three: 6 runs, 4 ok, 2 error" in capsys.readouterr().out
+    (table,) = collect.collect(Path("runs"), *collect.find_grids(Path("runs")))
+    assert len(table[1]) == 6 and sorted(row["train.steps"] for row in table[1]) == [0, 0, 0, 7, 7, 7]
+
+
+def test_retry_goes_on_with_each_launch_of_a_grid(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    run("seed_1_raises", executor="debug")
+    run("seed_1_raises", "--set", "train.steps=7", executor="debug")
+    started = []
+    monkeypatch.setattr(launch, "start_detached", lambda *arguments: started.append(arguments[2]) or 0)
+    assert manage.retry(["three"]) == 0
+    assert ["--set" in arguments for arguments in started] == [False, True]
+
+
+def test_runs_that_are_gone_or_would_be_others_today_are_no_longer_listed(folder: Path, monkeypatch, capsys):
+    run("ok", executor="debug")
+    gone, other, _ = run_dirs()
+    shutil.rmtree(gone)
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps({**config, "seed": 99}))
+    assert run("ok", "--only", "seed=2", executor="debug") == 0
+    assert set(listed()) == {run_dirs()[2].name} and other.exists()
+    assert "2 runs of earlier launches are no longer listed: gone" in capsys.readouterr().out
+
+
+def test_two_launchers_with_other_values_at_once_are_both_listed(launcher):
+    both = [launcher("ok", "--set", f"train.steps={steps}") for steps in (7, 8)]
+    assert [each.end()[0] for each in both] == [0, 0]
+    assert len(listed()) == 6
 
 
 def test_a_runs_folder_that_cannot_be_made_is_an_error_of_its_own(folder: Path, capsys: pytest.CaptureFixture):

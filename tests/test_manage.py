@@ -98,13 +98,20 @@ def test_cancel_ends_a_process_that_works(runs: Path, monkeypatch: pytest.Monkey
 
 
 def test_retry_puts_failures_aside_and_goes_on_with_the_last_launch(runs: Path, capsys: pytest.CaptureFixture):
-    again = {"arguments": ["--grid", "missing.yaml"], "folder": str(runs.resolve())}
-    (runs / ".some.launch.json").write_text(json.dumps(again))
+    again = {"arguments": ["--grid", "missing.yaml"], "folder": str(runs.resolve()), "runs": list(RUNS)}
+    manifest = json.loads((runs / "some.grid.json").read_text())
+    (runs / "some.grid.json").write_text(json.dumps({**manifest, "launches": [again]}))
     assert main(["retry", "some"]) == 0
     assert "1 of 3 runs will be computed again" in capsys.readouterr().out
     assert read_result(runs / "aab222") is None and (runs / "aab222" / "result.1.json").exists()
     log = runs / "some.launch.log"
     wait_until(lambda: "no grid 'missing.yaml'" in log.read_text())
+
+
+def test_a_run_that_no_launch_has_is_left_as_it_is(runs: Path, capsys: pytest.CaptureFixture):
+    assert main(["retry", "some"]) == 0
+    assert "aab222: no launch says how to compute it" in (told := capsys.readouterr().out) and "0 of 3" in told
+    assert read_result(runs / "aab222").status == "error"
 
 
 def test_an_unknown_command_lists_those_there_are(capsys: pytest.CaptureFixture):
