@@ -5,10 +5,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from videos import shown_numbers, write_audio, write_damaged, write_truncated, write_video
+from PIL import Image
+from videos import (
+    numbered_frames,
+    shown_numbers,
+    write_audio,
+    write_damaged,
+    write_images,
+    write_truncated,
+    write_video,
+)
 
 from dualformer.data.decoders import decoder_versions
-from dualformer.data.reader import VideoError, inspect_video, read_by_seeking, read_in_order
+from dualformer.data.reader import VideoError, VideoInfo, inspect_video, read_by_seeking, read_in_order
 
 SHARED = Path(__file__).parents[2] / "shared"
 OPEN_GROUPS = {"x264-params": "open-gop=1:keyint=12:bframes=3:scenecut=0"}
@@ -91,6 +100,55 @@ def test_a_frame_past_the_end_is_an_error(tmp_path, read):
     path = write_video(tmp_path / "clip.mp4", 10)
     with pytest.raises(VideoError):
         read(path, [3, 10])
+
+
+def test_images_are_ordered_by_number(tmp_path):
+    folder = write_images(tmp_path / "clip", 12)  # frame_10 comes before frame_2 by name
+    (folder / "notes.txt").write_text("not a frame")
+    assert inspect_video(folder) == VideoInfo(12, 48, 64, seekable=True)
+    for read in (read_in_order, read_by_seeking):
+        assert shown_numbers(read(folder, [11, 2, 2, 0])) == [11, 2, 2, 0]
+        with pytest.raises(VideoError):
+            read(folder, [12])
+
+
+def test_images_in_grey_become_colour(tmp_path):
+    Image.fromarray(np.full((4, 6), 90, np.uint8)).save(tmp_path / "1.png")
+    assert read_in_order(tmp_path, [0]).tolist() == np.full((1, 4, 6, 3), 90).tolist()
+
+
+def image(name, size=(64, 48)):
+    return lambda folder: Image.new("RGB", size).save(folder / name)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (image("frame_3.png", (64, 24)), "frame_3.png is 24x64, the first is 48x64"),
+        (image("x_03.jpg"), "frame_3.png and x_03.jpg have the same number"),
+        (image("cover.png"), "cover.png has no number that tells its place"),
+        (lambda folder: (folder / "frame_3.png").write_bytes(b"text"), "frame_3.png: cannot identify image file"),
+    ],
+    ids=["size", "number_twice", "no_number", "broken"],
+)
+def test_folders_that_are_no_video_are_named_with_a_reason(tmp_path, change, reason):
+    folder = write_images(tmp_path / "clip", 4)
+    change(folder)
+    with pytest.raises(VideoError, match=f"{reason}$") as caught:
+        inspect_video(folder)
+    assert str(caught.value).startswith(f"{folder}: ")
+
+
+def test_the_length_is_told_by_timestamps(tmp_path):
+    even, uneven = write_video(tmp_path / "a.mp4", 50), tmp_path / "b.mp4"
+    write_video(uneven, 4, times_ms=[0, 40, 1000, 1040], bf="0")
+    assert (inspect_video(even).seconds, inspect_video(even).times) == (2.0, None)
+    assert (inspect_video(uneven).seconds, inspect_video(uneven).times) == (1.08, (0.0, 0.04, 1.0, 1.04))
+
+
+def test_frames_close_to_a_constant_grid_count_as_constant(tmp_path):
+    jitter = [0, 33, 66, 100, 133, 170, 200, 230, 266, 300]
+    assert inspect_video(write_video(tmp_path / "a.mkv", 10, times_ms=jitter)).times is None
 
 
 def test_errors_travel_between_processes():

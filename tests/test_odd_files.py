@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -65,7 +66,15 @@ def text(path: Path) -> None:
     path.write_text("no video\n" * 1000)
 
 
+def two_sizes(path: Path) -> None:
+    """Two transport streams one after the other, as a recorder writes that was told to change its resolution."""
+    parts = [write_video(path.with_name(f"part_{height}.ts"), numbered_frames(10, height)) for height in (48, 32)]
+    path.write_bytes(b"".join(part.read_bytes() for part in parts))
+
+
 WRITTEN = {
+    "pipe.mp4": (os.mkfifo, "neither a file nor a folder of images"),  # opening it would wait for ever
+    "two_sizes.ts": (two_sizes, "frame [0-9]+ is 32x64, the first is 48x64"),
     "zero_bytes.mp4": (Path.touch, "empty file"),
     "text.mp4": (text, "can't be decoded"),
     "index_lost.mp4": (write_truncated, "can't be decoded"),
@@ -187,4 +196,5 @@ def test_all_kinds_in_one_folder_stop_nothing(tmp_path):
     with open(tmp_path / "bad.csv", newline="") as file:
         reasons = dict(list(csv.reader(file))[1:])
     assert set(reasons) == unusable - {"empty_folder"}
-    assert f"{len(reasons)} of {len(WRITTEN) - 3} videos can't be used" in process.stdout
+    others = {"part_48.ts", "part_32.ts"}
+    assert f"{len(reasons)} of {len(WRITTEN) - 3 + len(others)} videos can't be used" in process.stdout
