@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from PIL import Image
 from videos import (
-    numbered_frames,
     shown_numbers,
     write_audio,
     write_damaged,
