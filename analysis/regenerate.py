@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -133,7 +134,14 @@ def _parts(cell: nbformat.NotebookNode) -> Iterator[Part]:
             alt = output.metadata.get("image/png", {}).get("alt", "")
             yield Part("image", data["image/png"].replace("\n", ""), alt=alt)
         elif "text/html" in data:
-            yield Part("table", data["text/html"])
+            table = data["text/html"]
+            yield Part("table", table) if "<td" in table else Part("note", _nothing(table))
+
+
+def _nothing(table: str) -> str:
+    """What to say of a table without rows, which looks like one that is broken."""
+    caption = re.search(r"<caption>(.*?)</caption>", table)
+    return f"{caption.group(1)}: none" if caption else "none"
 
 
 def _without_empty_headings(parts: Sequence[Part]) -> list[Part]:

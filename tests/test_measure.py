@@ -82,6 +82,40 @@ def test_bad_clock_is_noticed(clock, doubt):
     assert doubt in timing.time_passes(device.step, device, MeasureConfig()).doubt
 
 
+class SimulatedCuda(SimulatedDevice):
+    """What `torch.cuda` offers for timing, of a device in simulated time."""
+
+    def event(self, enable_timing):
+        return SimulatedEvent(self)
+
+
+class SimulatedEvent:
+    def __init__(self, device):
+        self.device, self.waited_for = device, False
+
+    def record(self):
+        self.reached_ms = max(self.device.host_ms, self.device.free_ms)
+
+    def synchronize(self):
+        self.device.host_ms, self.waited_for = max(self.device.host_ms, self.reached_ms), True
+
+    def elapsed_time(self, end):
+        if not end.waited_for:
+            raise RuntimeError("the event is not done")
+        return end.reached_ms - self.reached_ms
+
+
+def test_the_clock_of_a_gpu_waits_for_it(monkeypatch):
+    device = SimulatedCuda()
+    monkeypatch.setattr(torch.cuda, "Event", device.event)
+    monkeypatch.setattr(torch.cuda, "synchronize", device.synchronize)
+    clock = timing.CudaClock()
+    monkeypatch.setattr(clock, "now_ms", device.now_ms)
+    times = timing.time_passes(device.step, clock, MeasureConfig(samples=8))
+    assert times.doubt == "" and times.samples_ms == pytest.approx([5.0] * 8, rel=0.05)
+    assert times.pass_ms == pytest.approx(5.0, rel=0.05) and times.start_ms == pytest.approx(0.1)
+
+
 def test_times_of_a_doubted_clock_are_withheld(model, monkeypatch):
     monkeypatch.setattr(measure, "clock_of", lambda device: ClockThatStands())
     monkeypatch.setattr(timing, "unsynchronised_ms", lambda *args: 5.0)

@@ -1,11 +1,14 @@
 """From results to report: every notebook from a fresh kernel, and a page that needs nothing else."""
 
+import base64
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 import pytest
 import synthetic_runs
 
@@ -65,6 +68,43 @@ def test_all_notebooks_end_to_end(tmp_path):
         assert reason in page
     assert not re.search(r"""(src|href)=["']?(https?:|//|/)|@import|url\(""", page)
     assert before == {path: path.read_bytes() for path in NOTEBOOKS}
+
+
+def test_a_table_without_rows_says_so():
+    empty = pd.DataFrame({"run": [], "reason": []})
+    cell = nbformat.v4.new_code_cell()
+    for shown in (
+        empty.style.hide(),
+        empty.style.hide().set_caption("Rows left out"),
+        pd.DataFrame({"run": ["a"]}).style,
+    ):
+        cell.outputs.append(nbformat.v4.new_output("display_data", {"text/html": shown.to_html()}))
+    parts = list(regenerate._parts(cell))
+    assert [(part.kind, part.text) for part in parts[:2]] == [("note", "none"), ("note", "Rows left out: none")]
+    assert parts[2].kind == "table"
+
+
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
+
+
+@pytest.mark.skipif(not BROWSER, reason="no chromium to look at the report with")
+@pytest.mark.parametrize("width", [1280, 420])
+def test_the_report_in_a_browser(tmp_path, width):
+    """Every figure is drawn, and nothing but a table's own scroll bar is wider than the window."""
+    synthetic_runs.write_all(tmp_path / "runs")
+    collect.main(["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "results")])
+    figure = base64.b64encode(next((ROOT / "analysis" / "figures").glob("*.png")).read_bytes()).decode()
+    wide = pd.DataFrame({f"column {number}": ["word" * 9] for number in range(12)}).to_html()
+    parts = [regenerate.Part("heading", "A heading", level=2), regenerate.Part("image", figure, alt="a figure")]
+    page = regenerate.render([[*parts, regenerate.Part("table", wide)]], regenerate.load_all([tmp_path / "results"]))
+    asked = """<script>addEventListener('load', () => { const page = document.documentElement, images = [...document.images];
+        document.title = JSON.stringify([page.scrollWidth <= page.clientWidth, images.length,
+            images.every(image => image.naturalWidth > 0 && image.clientWidth <= page.clientWidth)]) })</script>"""
+    (tmp_path / "page.html").write_text(page.replace("</body>", f"{asked}</body>"))
+    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+    command += [f"--window-size={width},900", "--dump-dom", str(tmp_path / "page.html")]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+    assert re.search("<title>(.*?)</title>", shown).group(1) == "[true,1,true]"
 
 
 def test_nothing_to_draw_from_is_an_error(tmp_path, capsys):
