@@ -85,10 +85,10 @@ def train(
         ):
             progress.failures.update(team.union(batch["failures"]))
             check_failures(progress.failures, config.data.max_failed_share * len(dataset), len(dataset))
-            clips = int(team.sum(len(batch["label"])))
-            if not clips:
-                continue
-            with quiet.shared() if device.type == "cpu" else contextlib.nullcontext():
+            with machine(device, team):
+                clips = int(team.sum(len(batch["label"])))
+                if not clips:
+                    continue
                 share = len(batch["label"]) / (clips / team.size)
                 loss = learner.backward(batch, step_seed(config.seed, step, team.rank), share)
                 loss = team.sum(loss) / team.size
@@ -106,6 +106,16 @@ def train(
     if team.leads and config.train.save_every:
         checkpoint.save_weights(run_dir / "weights.pt", model, step=schedule.end, run=identity(config))
     return progress.summary()
+
+
+def machine(device: torch.device, team: Team) -> contextlib.AbstractContextManager:
+    """Keeps timings off this machine while a CPU trains.
+
+    One process holds it for all of the team that are there. Else one could wait for a timing to end, which waits for
+    another to end its step, which waits for the first one's gradient.
+    """
+    holds = device.type == "cpu" and team.rank % team.local_size == 0
+    return quiet.shared() if holds else contextlib.nullcontext()
 
 
 def is_due(step: int, every: int) -> bool:

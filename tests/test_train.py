@@ -1,5 +1,6 @@
 """Training: exact resume in every way to train, what is kept, and what ends it."""
 
+import contextlib
 import copy
 import itertools
 import json
@@ -14,8 +15,9 @@ import torch
 
 from dualformer import ConfigError, load_weights
 from dualformer.weights import WeightsError
-from sweeps import checkpoint
+from sweeps import checkpoint, quiet
 from sweeps import train as training
+from sweeps.distributed import Team
 from sweeps.learner import Learner
 from sweeps.record import read_lines, read_result
 from sweeps.train import TrainingError, train
@@ -253,6 +255,13 @@ def test_weights_of_a_file_are_where_training_starts(root, tmp_path, capsys):
     (tmp_path / "text.pt").write_text("no weights")
     with pytest.raises(WeightsError, match=r"text\.pt"):
         build_model(small_config(root, model={"weights": str(tmp_path / "text.pt")}), num_classes=2)
+
+
+@pytest.mark.parametrize(("rank", "holds"), [(0, True), (1, False), (2, True), (3, False)])
+def test_one_process_of_each_machine_keeps_timings_off(rank, holds):
+    nested = pytest.raises(RuntimeError, match="don't nest") if holds else contextlib.nullcontext()
+    with training.machine(CPU, Team(rank, size=4, local_size=2)), nested, quiet.exclusive():
+        pass
 
 
 def test_workers_change_no_bit(root, tmp_path):
