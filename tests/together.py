@@ -1,14 +1,15 @@
 """What tests run in several processes: `torchrun --nproc-per-node N -m tests.together JOB ARGUMENTS`."""
 
 import contextlib
-import itertools
 import faulthandler
+import itertools
 import json
 import os
 import signal
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from torch import nn
 
@@ -88,9 +89,19 @@ def launches(*arguments: str) -> int:
     return launch.main(list(arguments), worker=f"tests.together:{os.environ.get('WORKER', 'execute')}")
 
 
+def launches_in_turn(arguments: str, out: str) -> None:
+    """Launches several times and saves the exit statuses of each process."""
+    statuses = []
+    with distributed.join() as team:
+        for listed in json.loads(arguments):
+            print("launch", flush=True)
+            statuses.append(launches(*listed))
+        Path(f"{out}.{team.rank}").write_text(json.dumps(statuses))
+
+
 def execute(run_dir: Path) -> None:
     """Computes a run and notes in its folder who took part."""
-    (run_dir / f"process.{os.environ['RANK']}").touch()
+    (run_dir / f"process.{distributed.current().rank}").touch()
     worker.execute(run_dir)
 
 
@@ -100,18 +111,18 @@ def one_raises(run_dir: Path) -> None:
 
 
 def one_is_killed(run_dir: Path) -> None:
-    """The second process is killed at the third step of the first run; a later launch is spared."""
-    if (run_dir / "killed").exists():
-        worker.execute(run_dir)
-        return
-    _break_second(run_dir, lambda: ((run_dir / "killed").touch(), os.kill(os.getpid(), signal.SIGKILL)))
+    """The second process is killed at the third step of the first run."""
+    _break_second(run_dir, lambda: os.kill(os.getpid(), signal.SIGKILL))
 
 
 def all_raise(run_dir: Path) -> None:
     """Every process meets the same error in the run of seed 0."""
     if json.loads((run_dir / "config.json").read_text())["seed"] == 0:
-        worker.evaluate = lambda *args: _raise(worker.EvaluationError("nothing to score"))
-    worker.execute(run_dir)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(worker, "evaluate", lambda *args: _raise(worker.EvaluationError("nothing to score")))
+            worker.execute(run_dir)
+    else:
+        worker.execute(run_dir)
 
 
 def _break_second(run_dir: Path, what) -> None:
@@ -142,10 +153,14 @@ def _raise(error: Exception) -> None:
     raise error
 
 
-JOBS = {"predictions": predictions, "batch_norm": batch_norm, "resumed": resumed, "launch": launches}
+JOBS = {
+    "predictions": predictions,
+    "batch_norm": batch_norm,
+    "resumed": resumed,
+    "launch": launches,
+    "launch_in_turn": launches_in_turn,
+}
 
 if __name__ == "__main__":
-    faulthandler.dump_traceback_later(
-        110, exit=True
-    )  # who waits for what, should processes wait for each other for good
+    faulthandler.dump_traceback_later(300, exit=True)  # should they wait for each other, where
     sys.exit(JOBS[sys.argv[1]](*sys.argv[2:]))
