@@ -180,7 +180,7 @@ class EvaluateConfig(Config):
         num_clips: clips spread over a video.
         num_crops: crops of each clip, 1 or 3.
         average: what is averaged over views: the softmax ("probability") or what goes into it ("score").
-        batch_size: videos at once in each process.
+        batch_size: clips, each view being one, that go through the network at once in each process.
         num_workers: as in training.
     """
 
