@@ -97,7 +97,8 @@ def test_the_report_in_a_browser(tmp_path, width):
     wide = pd.DataFrame({f"column {number}": ["word" * 9] for number in range(12)}).to_html()
     parts = [regenerate.Part("heading", "A heading", level=2), regenerate.Part("image", figure, alt="a figure")]
     page = regenerate.render([[*parts, regenerate.Part("table", wide)]], regenerate.load_all([tmp_path / "results"]))
-    asked = """<script>addEventListener('load', () => { const page = document.documentElement, images = [...document.images];
+    asked = """<script>addEventListener('load', () => {
+        const page = document.documentElement, images = [...document.images];
         document.title = JSON.stringify([page.scrollWidth <= page.clientWidth, images.length,
             images.every(image => image.naturalWidth > 0 && image.clientWidth <= page.clientWidth)]) })</script>"""
     (tmp_path / "page.html").write_text(page.replace("</body>", f"{asked}</body>"))

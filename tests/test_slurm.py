@@ -59,8 +59,8 @@ def free_ports(count: int) -> int:
 class Cluster:
     """The private cluster, and what may befall it."""
 
-    def __init__(self, folder: Path) -> None:
-        self._environment = {**os.environ, "CLUSTER_DIR": str(folder), "PORT": str(free_ports(20))}
+    def __init__(self, folder: Path, **settings: str) -> None:
+        self._environment = {**os.environ, "CLUSTER_DIR": str(folder), "PORT": str(free_ports(20)), **settings}
         self.conf = folder / "slurm.conf"
 
     def do(self, *command: str) -> None:
