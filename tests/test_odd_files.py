@@ -15,6 +15,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch.utils.data import DataLoader
 from videos import (
     numbered_frames,
     shown_numbers,
@@ -28,6 +30,7 @@ from videos import (
 )
 
 from dualformer.config import ConfigError
+from dualformer.data.dataset import DataConfig, VideoDataset, collate
 from dualformer.data.decoders import check_decoder
 from dualformer.data.inspection import inspect_all
 from dualformer.data.reader import VideoError, VideoInfo, inspect_video, read_by_seeking, read_in_order
@@ -198,3 +201,22 @@ def test_all_kinds_in_one_folder_stop_nothing(tmp_path):
     assert set(reasons) == unusable - {"empty_folder"}
     others = {"part_48.ts", "part_32.ts"}
     assert f"{len(reasons)} of {len(WRITTEN) - 3 + len(others)} videos can't be used" in process.stdout
+
+
+@pytest.mark.parametrize("decoder", each("pyav", "torchcodec"))
+def test_loader_workers_give_the_same_clips_with_any_decoder(tmp_path, monkeypatch, decoder):
+    monkeypatch.setenv("DUALFORMER_CACHE", str(tmp_path / "cache"))
+    formats = {
+        "h264.mp4": ("libx264", {}),
+        "b_frames.avi": ("mpeg4", {"bf": "2", "g": "12"}),
+        "windows.wmv": ("wmv2", {}),
+    }
+    for label in ("x", "y"):
+        for name, (codec, options) in formats.items():
+            write_video(tmp_path / "set" / label / name, 40, codec, **options)
+    clips = []
+    for name in ("decord", decoder):
+        config = DataConfig(root=str(tmp_path / "set"), decoder=name, frame_stride=3)
+        dataset = VideoDataset(config, "train", num_frames=4, crop_size=(48, 64))
+        clips.append([batch["clip"] for batch in DataLoader(dataset, batch_size=2, collate_fn=collate, num_workers=2)])
+    assert all(torch.equal(one, other) for one, other in zip(*clips, strict=True))
