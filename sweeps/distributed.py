@@ -157,7 +157,8 @@ def join() -> Iterator[Team]:
         team, _team = _team, None
         if not team.broken:
             team.sum(0)  # who leaves first would break the connections that others still wait on
-        distributed.destroy_process_group()
+        if not (team.broken and torch.cuda.is_available()):  # NCCL would wait for what will never come
+            distributed.destroy_process_group()
 
 
 def current() -> Team:

@@ -26,7 +26,7 @@ from dualformer.data.reader import VideoError
 from dualformer.macs import count_macs, count_training_macs
 from dualformer.registry import ModelConfig, create_model, model_config
 from dualformer.weights import WeightsError, load_weights
-from slurm.task import LostContact
+from slurm.task import LostContact, on_torchrun
 from sweeps import distributed
 from sweeps.distributed import ALONE, Team
 from sweeps.evaluate import EvaluationError, evaluate
@@ -143,6 +143,8 @@ def run(config: RunConfig, device: torch.device, run_dir: Path, team: Team = ALO
     """
     if config.device == "cuda" and device.type != "cuda":
         raise ConfigError("device is 'cuda' and this machine has none")
+    if device.type == "cuda" and on_torchrun() and team.local_size > torch.cuda.device_count():
+        raise ConfigError(f"{team.local_size} processes on this machine, and only {torch.cuda.device_count()} GPUs")
     trained = config.train.trains
     num_classes = 400
     if trained:

@@ -82,7 +82,7 @@ def test_any_number_of_processes_predicts_the_same(data, tmp_path):
             size, "-m", "tests.together", "predictions", tmp_path / "configs.json", tmp_path / str(size)
         )
         assert status == 0, errors
-    for views in configs:
+    for views, (clips, crops) in zip(configs, VIEWS, strict=True):
         alone = torch.load(tmp_path / f"1.{views}.pt", weights_only=False)
         assert len(alone["files"]) == 7
         for size in (2, 3, 4):
@@ -92,6 +92,7 @@ def test_any_number_of_processes_predicts_the_same(data, tmp_path):
             assert error == pytest.approx(alone["scores"]["calibration_error"], abs=1e-6)
             rest = {name: value for name, value in alone["scores"].items() if name != "calibration_error"}
             assert found["scores"] == rest
+            assert found["clips"] == alone["clips"] == 7 * clips * crops, "each view was computed once"
             assert (found["files"], found["unread"]) == (alone["files"], alone["unread"])
 
 

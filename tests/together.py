@@ -31,10 +31,13 @@ def predictions(config: str, out: str) -> None:
             settings = RunConfig.from_dict(fields)
             _, held_out = worker.build_datasets(settings, worker.chosen_model(settings))
             model = worker.build_model(settings.changed(seed=team.rank), num_classes=len(held_out.classes))
+            sizes = []
+            model.register_forward_hook(lambda module, args, logits, sizes=sizes: sizes.append(len(logits)))
             found, _ = predict(model, held_out, settings.evaluate, CPU, team)
+            clips = team.sum(sum(sizes))
             if team.leads:
                 saved = {"probabilities": found.probabilities, "files": found.files, "unread": found.unread}
-                torch.save({**saved, "scores": score(found)}, f"{out}.{name}.pt")
+                torch.save({**saved, "scores": score(found), "clips": clips}, f"{out}.{name}.pt")
 
 
 def batch_norm(out: str) -> None:
