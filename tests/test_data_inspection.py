@@ -74,8 +74,7 @@ def children() -> set[int]:
     return {child.pid for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE}
 
 
-@pytest.mark.parametrize("act", [hang, hang_deaf])
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(("act", "workers"), [(hang, 2), (hang_deaf, 1)])
 def test_a_file_that_hangs_is_given_up_and_the_others_go_on(folder, plant, act, workers):
     plant(act)
     before = children()

@@ -100,6 +100,8 @@ class Images:
             ValueError: it can't be decoded.
             IndexError: there is none.
         """
+        if index >= len(self):
+            raise IndexError(f"no frame {index}")
         try:
             with Image.open(self.paths[index]) as image:
                 return np.asarray(image.convert("RGB"))
