@@ -11,11 +11,14 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
+import yaml
 
 from analysis import collect
 from sweeps import launch, ledger, manage, status
 from sweeps.grid import load_grid
 from sweeps.record import read_lines, read_result
+from tests.small_run import MODEL, write_bright_and_dark
 
 TESTS = Path(__file__).parent
 GRID = "base: {model: {name: dualformer_tiny, num_frames: 4, crop_size: 32}}\naxes: {seed: [0, 1, 2]}\n"
@@ -220,6 +223,27 @@ def test_gpus_are_shared_out_between_runs_of_different_needs(folder: Path, monke
     spans = [(line["start"], line["end"], gpu) for line in first for gpu in line["gpus"].split(",")]
     for start, end, gpu in spans:
         assert sum(other == gpu and begun < end and start < ended for begun, ended, other in spans) == 1
+
+
+@pytest.mark.slow
+def test_two_processes_of_one_machine_reach_the_weights_of_one(folder: Path):
+    write_bright_and_dark(Path("data"))
+    # What is dropped at random depends on the shape of a process' share, so nothing is.
+    model = {**MODEL, "overrides": {**MODEL["overrides"], "drop_path_rate": 0.0}}
+    train = {"steps": 10, "batch_size": 8, "warmup_steps": 2, "save_every": 5}
+    base = {"model": model, "data": {"root": "data"}, "train": train, "measure": {"latency": False}}
+    Path("three.yaml").write_text(yaml.safe_dump({"base": base}))
+    (run_dir,) = run_dirs()
+    weights = []
+    for processes in (1, 2):
+        Path("two.yaml").write_text(f"tasks_per_node: {processes}\n")
+        assert run("trained") == 0, read_result(run_dir)
+        assert json.loads((run_dir / "provenance.json").read_text())["num_processes"] == processes
+        weights.append(torch.load(run_dir / "kept.pt", weights_only=True)["model"])
+        shutil.rmtree(run_dir)
+    one, two = weights
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=1e-3, atol=1e-5)
 
 
 def listed() -> dict[str, dict]:
