@@ -168,3 +168,13 @@ def test_reading_in_order_ends_in_time(folder):
     with pytest.raises(VideoError, match=r"a.mp4: took longer than 1e-09 s$"):
         read_in_order(folder / "a.mp4", [7], time_limit_s=1e-9)
     assert len(read_in_order(folder / "a.mp4", [7], time_limit_s=60)) == 1
+
+
+def test_a_clusters_warning_does_not_reach_what_decodes(folder, plant):
+    """As Slurm does: the signal goes to all processes of a job, and the parent alone answers it."""
+    plant(lambda: os.kill(os.getpid(), signal.SIGUSR2))
+    before = signal.signal(signal.SIGUSR2, lambda *_: os._exit(9))
+    try:
+        assert inspect_all(folder, ["bad.mp4"])["bad.mp4"].num_frames == 8
+    finally:
+        signal.signal(signal.SIGUSR2, before)

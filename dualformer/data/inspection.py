@@ -115,7 +115,7 @@ def _inspected(
     """A line for each file, as they get done, and whether it is worth recording."""
     # Forked: a process that starts anew would import all that the main module does, torch among it, to decode a file.
     context = multiprocessing.get_context("fork")
-    pool = pebble.ProcessPool(min(workers, len(files)), initializer=_use_one_thread, context=context)
+    pool = pebble.ProcessPool(min(workers, len(files)), initializer=_settle, context=context)
     try:
         jobs = {pool.schedule(_inspect, (root / file, decoder), timeout=time_limit_s): file for file in files}
         for job in as_completed(jobs):
@@ -131,16 +131,17 @@ def _inspected(
                 failed = isinstance(outcome, VideoError)
                 what = {"error": outcome.reason} if failed else {"info": dataclasses.asdict(outcome)}
                 yield _Line(file, decoder, **what), True
-        pool.close()
     finally:
-        pool.stop()  # does nothing more than wait where all is done; else it ends what still runs
+        pool.stop()  # where not all is done, something went wrong, and nobody waits for the rest
         pool.join()
 
 
-def _use_one_thread() -> None:
-    """Keeps torch, where a decoder uses it, from waiting for threads that a fork doesn't take along."""
-    if "torch" in sys.modules:
+def _settle() -> None:
+    """Drops what a forked process has from its parent: threads, which didn't come along, and answers to signals."""
+    if "torch" in sys.modules:  # some decoders use it, and it would wait for its threads
         sys.modules["torch"].set_num_threads(1)
+    for number in (signal.SIGUSR1, signal.SIGUSR2):  # a cluster's warning is for the parent, which answers by leaving
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _inspect(path: Path, decoder: str) -> VideoInfo | VideoError:
