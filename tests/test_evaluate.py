@@ -131,6 +131,26 @@ def test_the_network_computes_in_the_precision_of_training(root):
     assert dtypes == [torch.float32, torch.bfloat16]
 
 
+class Remembering(nn.Module):
+    """Computes a table when it is first needed, as a position bias may be."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale, self.table = nn.Parameter(torch.ones(2)), None
+
+    def forward(self, clip):
+        if self.table is None:
+            self.table = torch.arange(2, dtype=torch.float32, device=clip.device)
+        return clip.mean(dim=(1, 2, 3, 4))[:, None] * self.scale * self.table
+
+
+def test_what_a_network_keeps_from_an_evaluation_can_be_trained_with(root):
+    model = Remembering()
+    predict(model, held_out(root), EvaluateConfig(), CPU)
+    model(torch.ones(1, 3, 4, 12, 12)).sum().backward()
+    assert model.scale.grad.tolist() == [0.0, 1.0]
+
+
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_training_does_not_notice_an_evaluation(root, num_workers):
     """Steps after an evaluation are, bit by bit, the steps without one: random numbers, modes, what modules keep."""

@@ -109,13 +109,13 @@ def execute(run_dir: Path) -> None:
 
 
 def one_raises(run_dir: Path) -> None:
-    """The second process has an error of its own at the third step of the first run."""
-    _break_second(run_dir, lambda: _raise(ZeroDivisionError("by zero")))
+    """The process of number FAILING has an error of its own at the third step of the first run."""
+    _break_one(run_dir, int(os.environ["FAILING"]), lambda: _raise(ZeroDivisionError("by zero")))
 
 
 def one_is_killed(run_dir: Path) -> None:
     """The second process is killed at the third step of the first run."""
-    _break_second(run_dir, lambda: os.kill(os.getpid(), signal.SIGKILL))
+    _break_one(run_dir, 1, lambda: os.kill(os.getpid(), signal.SIGKILL))
 
 
 def all_raise(run_dir: Path) -> None:
@@ -128,13 +128,13 @@ def all_raise(run_dir: Path) -> None:
         worker.execute(run_dir)
 
 
-def _break_second(run_dir: Path, what) -> None:
-    """Does `what` in the second process in the middle of the run's training."""
+def _break_one(run_dir: Path, rank: int, what) -> None:
+    """Does `what` in one process in the middle of the run's training."""
     share = Team.share
 
     def breaking(team, batches):
         for number, batch in enumerate(share(team, batches)):
-            if team.rank == 1 and number == 2:
+            if team.rank == rank and number == 2:
                 what()
             yield batch
 
