@@ -17,6 +17,7 @@ import contextlib
 import dataclasses
 import datetime
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -82,6 +83,8 @@ class Team:
         for module in model.modules():
             if type(module) is nn.BatchNorm3d:
                 module.__class__ = TeamBatchNorm3d
+        # Of a convolution with one channel a group, whose strides can be told in two ways.
+        warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
         cuda = next(model.parameters()).is_cuda
         devices = [torch.cuda.current_device()] if cuda else None
         return nn.parallel.DistributedDataParallel(model, device_ids=devices)

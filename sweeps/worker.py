@@ -144,7 +144,7 @@ def run(config: RunConfig, device: torch.device, run_dir: Path, team: Team = ALO
     if config.device == "cuda" and device.type != "cuda":
         raise ConfigError("device is 'cuda' and this machine has none")
     if device.type == "cuda" and on_torchrun() and team.local_size > torch.cuda.device_count():
-        raise ConfigError(f"{team.local_size} processes on this machine, and only {torch.cuda.device_count()} GPUs")
+        raise ConfigError(f"{team.local_size} processes on this machine, and its GPUs are {torch.cuda.device_count()}")
     trained = config.train.trains
     num_classes = 400
     if trained:

@@ -137,7 +137,7 @@ def grid(data, tmp_path_factory):
     train = {"steps": 6, "batch_size": 5, "warmup_steps": 2, "log_every": 2, "save_every": 2, "evaluate_every": 3}
     train |= {"optimizer": "sgd", "learning_rate": 0.1}
     evaluate = {"num_clips": 2, "num_crops": 3, "batch_size": 4}
-    base = {"model": BATCH_NORM, "data": {"root": str(data)}, "train": train, "evaluate": evaluate}
+    base = {"device": "cpu", "model": BATCH_NORM, "data": {"root": str(data)}, "train": train, "evaluate": evaluate}
     path = tmp_path_factory.mktemp("grid") / "two.yaml"
     path.write_text(yaml.safe_dump({"base": {**base, "measure": {"latency": False}}, "axes": {"seed": [0, 1]}}))
     return path
@@ -194,6 +194,42 @@ def test_a_process_that_is_killed_leaves_the_run_unfinished(grid, tmp_path, caps
     assert launch_alone(grid, tmp_path, "--only", "seed=0") == 0, errors
     assert "resumed at step 2" in capsys.readouterr().out, "a checkpoint is of any number of processes"
     assert read_result(run_dir).status == "ok"
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+def test_two_gpus_end_with_the_weights_and_figures_of_one(grid, tmp_path):
+    """Over NCCL; convolutions may round to TF32."""
+    flags, visible = ("--set", "device=cuda", "--only", "seed=0"), {"CUDA_VISIBLE_DEVICES": "0,1"}
+    for size in (1, 2):
+        status, _, errors = launch(size, grid, tmp_path / str(size), *flags, "--executor", "debug", **visible)
+        assert status == 0, errors
+    (one,), (two,) = ([path.parent for path in (tmp_path / str(size)).glob("*/result.json")] for size in (1, 2))
+    assert json.loads((two / "provenance.json").read_text())["num_processes"] == 2
+    alone, shared = (torch.load(run_dir / "weights.pt", weights_only=True)["model"] for run_dir in (one, two))
+    for name, value in alone.items():
+        torch.testing.assert_close(shared[name].cpu(), value.cpu(), rtol=1e-2, atol=1e-3, msg=name)
+    assert read_result(two).top1 == read_result(one).top1
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+@pytest.mark.parametrize("failing", [0, 1])
+def test_an_error_on_one_gpu_keeps_nobody_waiting(grid, tmp_path, failing):
+    flags, visible = ("--set", "device=cuda", "--only", "seed=0"), {"CUDA_VISIBLE_DEVICES": "0,1"}
+    status, _, errors = launch(2, grid, tmp_path, *flags, WORKER="one_raises", FAILING=str(failing), **visible)
+    assert status == 1
+    (path,) = tmp_path.glob("*/result.json")
+    assert "ZeroDivisionError: by zero" in read_result(path.parent).reason, errors
+
+
+@pytest.mark.gpu
+def test_more_processes_than_gpus_are_refused(grid, tmp_path):
+    flags, visible = ("--set", "device=cuda", "--only", "seed=0"), {"CUDA_VISIBLE_DEVICES": "0"}
+    status, _, errors = launch(2, grid, tmp_path, *flags, **visible)
+    assert status == 1
+    (path,) = tmp_path.glob("*/result.json")
+    assert read_result(path.parent).reason == "2 processes on this machine, and its GPUs are 1", errors
 
 
 def test_an_error_that_all_meet_stops_no_other_run(grid, tmp_path):
