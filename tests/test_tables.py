@@ -139,3 +139,16 @@ def test_growth_takes_pairs_of_sides():
     assert tables._side_px("[64, 256]") == 128
     assert tables._side_px(224.0) == 224
     assert math.isnan(tables._side_px(None))
+
+
+def test_class_accuracy_and_calibration_are_shown_where_they_were_taken():
+    columns = ("label", "status", "params_m", "gmacs_per_view", "latency_ms_p50", "peak_mem_gib", "run_id")
+    frame = pd.DataFrame(
+        {name: ["a", "b"] if name in ("label", "status", "run_id") else [1.0, 2.0] for name in columns}
+    )
+    frame = frame.assign(
+        top1=[0.5, float("nan")], top1_low=0.4, top1_high=0.6, mean_class_accuracy=[0.25, float("nan")]
+    )
+    shown = tables.accuracy_table(frame)
+    assert list(shown["mean_class_accuracy %"]) == ["25.0", ""]
+    assert "calibration_error %" not in shown
