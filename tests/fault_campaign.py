@@ -5,12 +5,13 @@
 
 Every run trains a small network on real video files with a checkpoint every few steps. While launchers work on the
 sweep, faults of all kinds come in random order: jobs are queued again, preempted, warned and cancelled by signal;
-workers and launchers are killed; a second launcher joins; nodes, slurmd and slurmctld go away and come back; a node
-can't launch what it is given; the disk fills up; checkpoints and results are torn; the code is edited. In the end it
-must hold that
+workers and launchers are killed; a second launcher joins, a second process starts on a run; nodes, slurmd and
+slurmctld go away and come back; nodes can't launch what they are given; the disk fills up; checkpoints and results are
+torn; the code is edited. In the end it must hold that
 
 * every kind of fault came about,
 * every run is there and ok, and was computed to its end once (once more for every result that was torn),
+* no process worked on a run whose claim another one held,
 * steps never went back by more than a save interval (two where a checkpoint was torn),
 * all that doesn't depend on time equals the undisturbed sweep, bit for bit,
 * every process ran the code that was launched.
@@ -41,13 +42,16 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 
+import psutil
 import yaml
 
 from slurm import queue
 from sweeps import ledger
 from sweeps.record import read_lines, read_result
+from sweeps.snapshot import FOLDER as SNAPSHOTS
 from sweeps.snapshot import PACKAGES, ROOT, code_hash
 from tests.small_run import MODEL, write_bright_and_dark
+from tests.test_slurm import free_ports
 
 SAVE_EVERY = 10
 STEPS = 120
@@ -70,6 +74,7 @@ class Campaign:
         faults: how often each kind happened.
         torn_results: runs whose result was torn after they had finished.
         torn_checkpoints: runs that lost a checkpoint.
+        unclaimed: runs that a process was at while another one held the claim.
         crashes: how often slurmctld was gone without our doing. Version 22.05.8 crashes at times when a job that was
             requeued off a dead node reports in.
     """
@@ -82,6 +87,9 @@ class Campaign:
     torn_checkpoints: Counter[str] = dataclasses.field(default_factory=Counter)
     crashes: int = 0
     launchers: list[subprocess.Popen[bytes]] = dataclasses.field(default_factory=list)
+    doubles: list[subprocess.Popen[bytes]] = dataclasses.field(default_factory=list)
+    suspects: dict[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
+    unclaimed: set[str] = dataclasses.field(default_factory=set)
 
     @property
     def runs(self) -> Path:
@@ -117,6 +125,21 @@ class Campaign:
     def launcher_alive(self) -> bool:
         return any(process.poll() is None for process in self.launchers)
 
+    def quiet(self) -> bool:
+        """Whether no process that could still change a run is left."""
+        return not self.launcher_alive() and all(process.poll() is not None for process in self.doubles)
+
+    def watch(self) -> None:
+        """Notes runs that a process computes without the claim, if it still does so at the next look."""
+        found = {}
+        for run_dir in self.run_dirs():
+            starts = [event["pid"] for event in ledger.read(run_dir) if event["event"] == "start"]
+            holder = claim_holder(run_dir)
+            if starts and holder not in (None, starts[-1]) and is_alive(starts[-1]):
+                found[run_dir.name] = (starts[-1], holder)
+        self.unclaimed |= {name for name, pair in found.items() if self.suspects.get(name) == pair}
+        self.suspects = found
+
     def look_after(self) -> None:
         """What a user and a service manager do: starts a launcher where none is left, and daemons that crashed."""
         if not self.launcher_alive():
@@ -146,6 +169,21 @@ class Campaign:
 
     def kill_worker(self) -> bool:
         return self._kill_one() is not None
+
+    def start_twice(self) -> bool:
+        """A second process starts on a run that is under way, as where a node that was given up computes on."""
+        working = [run_dir for run_dir, _ in self.working()]
+        code = next((self.runs / SNAPSHOTS).glob("[0-9a-f]*"), None)
+        if not working or code is None:
+            return False
+        run_dir = self.random.choice(working)
+        program = f"from sweeps.attempt import attempt; attempt({str(run_dir)!r}, 'double', code={code.name!r})"
+        environment = {**os.environ, "PYTHONPATH": str(code)}
+        with open(self.folder / f"double-{len(self.doubles)}.log", "wb") as log:
+            command = [sys.executable, "-c", program]
+            double = subprocess.Popen(command, cwd=self.folder, env=environment, stdout=log, stderr=log)
+        self.doubles.append(double)
+        return True
 
     def tear_checkpoint(self) -> bool:
         """A worker dies, and its last checkpoint isn't what was written."""
@@ -289,6 +327,7 @@ FAULTS: tuple[Callable[[Campaign], bool], ...] = (
     Campaign.warn_job,
     Campaign.preempt,
     Campaign.kill_worker,
+    Campaign.start_twice,
     Campaign.tear_checkpoint,
     Campaign.kill_launcher,
     Campaign.second_launcher,
@@ -379,6 +418,7 @@ def disturb(campaign: Campaign, num_faults: int, minutes: float) -> None:
     pending: list[Callable[[Campaign], bool]] = []
     patience = Patience(campaign, minutes)
     while not (len(campaign.faults) == len(FAULTS) and campaign.faults.total() >= num_faults) and patience.lasts:
+        campaign.watch()
         campaign.look_after()
         pending = pending or campaign.random.sample(FAULTS, len(FAULTS))
         # A sweep that is through offers no occasion for most faults, until a torn result makes work again.
@@ -389,7 +429,8 @@ def disturb(campaign: Campaign, num_faults: int, minutes: float) -> None:
         elif not campaign.done():
             pending.insert(0, fault)
         time.sleep(_PAUSE_S)
-    while not (campaign.done() and not campaign.launcher_alive()) and patience.lasts:
+    while not (campaign.done() and campaign.quiet()) and patience.lasts:
+        campaign.watch()
         if not campaign.done():
             campaign.look_after()
         time.sleep(1)
@@ -399,6 +440,7 @@ def verdict(campaign: Campaign) -> dict[str, list[str]]:
     """Returns what did not hold, by requirement; all lists are empty where everything did."""
     broken: dict[str, list[str]] = {"present": [], "once": [], "steps": [], "equal": [], "code": []}
     broken["faults"] = [fault.__name__ for fault in FAULTS if not campaign.faults[fault.__name__]]
+    broken["alone"] = sorted(campaign.unclaimed)
     launched = code_hash(campaign.folder / "code")
     for run_dir in campaign.run_dirs():
         name, events = run_dir.name, ledger.read(run_dir)
@@ -417,6 +459,22 @@ def verdict(campaign: Campaign) -> dict[str, list[str]]:
         if timeless(result.to_dict()) != timeless(calm.to_dict()) or not same_predictions(run_dir, campaign.folder):
             broken["equal"].append(name)
     return broken
+
+
+def claim_holder(run_dir: Path) -> int | None:
+    """The process that holds the claim of a run, by the system's own table of locks."""
+    try:
+        claim = (run_dir / "claim").stat()
+    except FileNotFoundError:
+        return None
+    locks = [line.split() for line in Path("/proc/locks").read_text().splitlines() if "->" not in line]
+    wanted = f"{os.major(claim.st_dev):02x}:{os.minor(claim.st_dev):02x}:{claim.st_ino}"
+    holders = [int(pid) for _, kind, _, _, pid, place, *_ in locks if (kind, place) == ("POSIX", wanted)]
+    return holders[0] if holders else None
+
+
+def is_alive(pid: int) -> bool:
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
 
 def furthest_back(run_dir: Path) -> int:
@@ -438,11 +496,11 @@ def attempts(campaign: Campaign) -> int:
     return sum(event["event"] == "start" for run_dir in campaign.run_dirs() for event in ledger.read(run_dir))
 
 
-def run_campaign(folder: Path, *, num_runs: int, num_faults: int, seed: int, minutes: float, port: int) -> bool:
+def run_campaign(folder: Path, *, num_runs: int, num_faults: int, seed: int, minutes: float, port: int | None) -> bool:
     """Runs a campaign in `folder`, prints its report and writes it to `report.json`; returns whether all held."""
     prepare(folder, num_runs)
     cluster = Path(tempfile.mkdtemp(prefix="slurm-", dir="/tmp"))
-    environment = {**os.environ, "CLUSTER_DIR": str(cluster), "PORT": str(port)}
+    environment = {**os.environ, "CLUSTER_DIR": str(cluster)}
     write_prolog(environment)
     os.environ["SLURM_CONF"] = str(cluster / "slurm.conf")
     campaign = Campaign(folder, environment, random.Random(seed))
@@ -452,6 +510,7 @@ def run_campaign(folder: Path, *, num_runs: int, num_faults: int, seed: int, min
     try:
         undisturbed(folder)
         print(f"the undisturbed sweep of {num_runs} runs is there; now the other", flush=True)
+        environment["PORT"] = str(port or free_ports(20))
         run_cluster(environment, "up")
         disturb(campaign, num_faults, minutes)
         broken = verdict(campaign)
@@ -464,16 +523,25 @@ def run_campaign(folder: Path, *, num_runs: int, num_faults: int, seed: int, min
             "broken": broken,
         }
     finally:
-        for process in campaign.launchers:
-            process.kill()
-        run_cluster(environment, "down")
-        shutil.copytree(cluster / "log", folder / "cluster-log")
-        shutil.rmtree(cluster)
-        shutil.copytree(campaign.runs, folder / "runs-kept", ignore=shutil.ignore_patterns(".snapshots"))
-        subprocess.run(["umount", "--lazy", str(campaign.runs)], check=True)
+        clear_away(campaign)
     (folder / "report.json").write_text(json.dumps(report, indent=1) + "\n")
     print(json.dumps(report, indent=1))
     return not any(broken.values())
+
+
+def clear_away(campaign: Campaign) -> None:
+    """Ends all that the campaign started, and keeps its logs and run folders."""
+    cluster = Path(campaign.cluster["CLUSTER_DIR"])
+    for process in [*campaign.launchers, *campaign.doubles]:
+        process.kill()
+    try:
+        run_cluster(campaign.cluster, "down")
+        if (cluster / "log").exists():
+            shutil.copytree(cluster / "log", campaign.folder / "cluster-log")
+        shutil.copytree(campaign.runs, campaign.folder / "runs-kept", ignore=shutil.ignore_patterns(SNAPSHOTS))
+    finally:
+        shutil.rmtree(cluster, ignore_errors=True)
+        subprocess.run(["umount", "--lazy", str(campaign.runs)], check=True)
 
 
 def main() -> int:
@@ -482,7 +550,7 @@ def main() -> int:
     parser.add_argument("--faults", type=int, default=60, help="fewest faults; each kind comes at least once")
     parser.add_argument("--seed", type=int, default=0, help="of the order of faults")
     parser.add_argument("--minutes", type=float, default=4, help="without progress, after which it has failed")
-    parser.add_argument("--port", type=int, default=17700, help="first port of the private cluster")
+    parser.add_argument("--port", type=int, help="first port of the private cluster (default: some that are free)")
     parser.add_argument("--folder", type=Path, help="kept afterwards (default: a temporary one)")
     options = parser.parse_args()
     folder = options.folder or Path(tempfile.mkdtemp(prefix="fault-campaign-"))
