@@ -493,7 +493,9 @@ def _mark_failures(axis: Axes, frame: pd.DataFrame, names: Sequence[str]) -> Non
 
 def _latency_name(frame: pd.DataFrame) -> str:
     batch = frame.get("measure.batch_size", pd.Series(dtype="float64")).dropna().unique()
-    return f"latency in ms, batch of {batch[0]:g}" if len(batch) == 1 else "latency of one batch in ms"
+    name = f"latency in ms, batch of {batch[0]:g}" if len(batch) == 1 else "latency of one batch in ms"
+    replayed = set(frame.get("measure.cuda_graph", pd.Series(dtype="object")).dropna())
+    return f"{name},\nCUDA graph replayed" if replayed == {True} else name
 
 
 def _study_line(frame: pd.DataFrame) -> str:
