@@ -51,7 +51,7 @@ POSITIVE = (
     "roofline_ms",
     "compile_s",
 )
-DISTURBED = ("throttled", "other processes on the GPU")
+DISTURBED = ("throttled", "other processes on the GPU", "bound by the host")
 """Flags that speak against a time. Others, such as busy cores beside a CPU timing, are for the reader to judge."""
 
 

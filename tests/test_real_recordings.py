@@ -17,7 +17,14 @@ from sweeps.grid import load_grid
 from tests.small_run import prepare_run
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
-SHORT = ("model.crop_size=32", "data.resize=[36, 36]", "train.warmup_steps=40", "train.log_every=10", "data.decoder=pyav", "device=cpu")
+SHORT = (
+    "model.crop_size=32",
+    "data.resize=[36, 36]",
+    "train.warmup_steps=40",
+    "train.log_every=10",
+    "data.decoder=pyav",
+    "device=cpu",
+)
 """A quarter of the grid's pixels, for a CPU."""
 
 pytestmark = pytest.mark.data

@@ -61,6 +61,7 @@ def test_sound_results_pass_as_runs_and_as_a_table(runs, table, capsys):
         ("result", {"throughput_clips_per_s": 10.0}, "by its throughput a pass takes 100 ms: nobody waited"),
         ("result", {"flags": ["throttled: software power cap"]}, "while it was timed: throttled: software power cap"),
         ("result", {"flags": ["2 other processes on the GPU"]}, "while it was timed: 2 other processes on the GPU"),
+        ("result", {"flags": ["bound by the host: starting takes 9 of 9 ms"]}, "while it was timed: bound by the host"),
         ("provenance", {"commit": None, "torch": None}, "missing provenance: commit, torch"),
         ("provenance", {"device": "cuda"}, "missing provenance: cuda, driver"),
         ("provenance", {"torch": "2.6.0"}, "mixed torch: 2.13.0, 2.6.0"),
