@@ -13,10 +13,13 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+
+PATIENCE_S = 60.0
 
 _thread = threading.local()
 
@@ -27,7 +30,10 @@ def shared() -> contextlib.AbstractContextManager[None]:
 
 
 def exclusive() -> contextlib.AbstractContextManager[None]:
-    """Holds the machine alone; waits for steps under way on this machine, of whatever sweep of this user."""
+    """Holds the machine alone; waits for steps under way on this machine, of whatever sweep of this user.
+
+    A process that was stopped in the middle of a step holds it all the same, so who waits for long says so.
+    """
     return _hold(fcntl.LOCK_EX)
 
 
@@ -38,7 +44,8 @@ def _hold(mode: int) -> Iterator[None]:
     with _lock_file("turnstile") as turnstile, _lock_file("machine") as machine:
         fcntl.flock(turnstile, fcntl.LOCK_EX)
         try:
-            fcntl.flock(machine, mode)
+            with _complaint() if mode == fcntl.LOCK_EX else contextlib.nullcontext():
+                fcntl.flock(machine, mode)
         finally:
             fcntl.flock(turnstile, fcntl.LOCK_UN)
         _thread.holds = True
@@ -48,6 +55,21 @@ def _hold(mode: int) -> Iterator[None]:
             _thread.holds = False
             # Closing would not do: a data loader forked in the meantime shares the open file and with it the lock.
             fcntl.flock(machine, fcntl.LOCK_UN)
+
+
+@contextlib.contextmanager
+def _complaint() -> Iterator[None]:
+    """Tells on stderr that something takes long, if it does."""
+    message = (
+        f"waiting to time: for {PATIENCE_S:g} s a run of this machine has been in a training step, or stopped in one"
+    )
+    timer = threading.Timer(PATIENCE_S, print, args=(message,), kwargs={"file": sys.stderr, "flush": True})
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 @contextlib.contextmanager

@@ -97,3 +97,13 @@ def test_nesting_is_refused_instead_of_waiting_for_oneself():
         pass
     with quiet.exclusive():
         pass
+
+
+def test_who_waits_for_long_says_so(hold):
+    training = hold("shared", "training")
+    training.wait_in()
+    code = "from sweeps import quiet; quiet.PATIENCE_S = 0.1\nwith quiet.exclusive(): pass"
+    with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) as timing:
+        assert "waiting to time: for 0.1 s a run of this machine" in timing.stderr.readline()
+        training.let_go()
+        assert timing.wait(30) == 0 and timing.stderr.read() == ""
