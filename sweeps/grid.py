@@ -230,6 +230,8 @@ def _check(source: str, rows: Sequence[tuple[str, Mapping[str, Any]]]) -> list[R
             _check_data(config.data.root)
             _check_weights("model.weights", config.model.weights)
             _check_weights("train.token_labels.weights", config.train.token_labels.weights)
+            if teacher := config.train.token_labels.teacher:
+                _model(teacher, "{}")
             models.setdefault(_model(config.model.name, json.dumps(config.model.changes(), sort_keys=True)), label)
             configs.append(config)
         except ConfigError as error:

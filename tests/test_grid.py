@@ -143,6 +143,11 @@ def test_weights_that_are_not_there_are_refused_with_the_nearest(load, tmp_path:
         load(f"rows: [{{{fields.format(tmp_path / 'gone' / 'tiny.pth')}}}]")
 
 
+def test_a_misspelt_teacher_is_refused_with_the_nearest(load):
+    with pytest.raises(ConfigError, match=r"unknown model 'dualformer_bse'; did you mean 'dualformer_base'"):
+        load("rows: [{train.token_labels: {teacher: dualformer_bse}}]")
+
+
 def test_all_that_is_wrong_is_told_at_once(load):
     with pytest.raises(ConfigError, match=r"(?s)'sed'.*row 1.*'one'.*row 3"):
         load("rows: [{sed: 1}, {seed: 1}, {seed: one}]")
