@@ -12,7 +12,8 @@ torn; the code is edited. In the end it must hold that
 * every kind of fault came about,
 * every run is there and ok, and was computed to its end once (once more for every result that was torn),
 * no process worked on a run whose claim another one held,
-* steps never went back by more than a save interval (two where a checkpoint was torn),
+* steps never went back by more than a save interval (two where a checkpoint was torn, and one more for each that a full
+  disk did not take),
 * all that doesn't depend on time equals the undisturbed sweep, bit for bit,
 * every process ran the code that was launched.
 
@@ -453,7 +454,7 @@ def verdict(campaign: Campaign) -> dict[str, list[str]]:
         if ends > 1 + campaign.torn_results[name]:
             broken["once"].append(f"{name}: computed {ends} times")
         back = furthest_back(run_dir)
-        allowed = SAVE_EVERY * (2 if campaign.torn_checkpoints[name] else 1)
+        allowed = SAVE_EVERY * ((2 if campaign.torn_checkpoints[name] else 1) + unsaved_checkpoints(run_dir))
         if back > allowed and not campaign.torn_results[name]:
             broken["steps"].append(f"{name}: went back {back} steps")
         if timeless(result.to_dict()) != timeless(calm.to_dict()) or not same_predictions(run_dir, campaign.folder):
@@ -475,6 +476,11 @@ def claim_holder(run_dir: Path) -> int | None:
 
 def is_alive(pid: int) -> bool:
     return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
+def unsaved_checkpoints(run_dir: Path) -> int:
+    """Returns how many checkpoints could not be written, by the run's log."""
+    return (run_dir / "log").read_text(errors="replace").count("UserWarning: no checkpoint at step")
 
 
 def furthest_back(run_dir: Path) -> int:
