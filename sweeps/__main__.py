@@ -8,11 +8,11 @@ import sys
 from collections.abc import Sequence
 
 COMMANDS = {
-    "launch": "sweeps.launch:main",
-    "status": "sweeps.status:main",
-    "logs": "sweeps.manage:logs",
-    "cancel": "sweeps.manage:cancel",
-    "retry": "sweeps.manage:retry",
+    "launch": "sweeps.launching.launcher:main",
+    "status": "sweeps.launching.run_status:main",
+    "logs": "sweeps.launching.manage:logs",
+    "cancel": "sweeps.launching.manage:cancel",
+    "retry": "sweeps.launching.manage:retry",
 }
 
 

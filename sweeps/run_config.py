@@ -15,7 +15,7 @@ from typing import Any, Literal
 from dualformer.config import Config, ConfigError, flatten
 from dualformer.data.dataset import DataConfig
 from dualformer.optim import Rule
-from sweeps.record import MEASUREMENT_VERSION
+from dualformer.results.result import MEASUREMENT_VERSION
 
 IRRELEVANT_FIELDS = (
     "data.time_limit_s",

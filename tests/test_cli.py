@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-from videos import write_audio, write_images, write_manifest, write_video
 
 from dualformer import create_model
 from dualformer.cli import main
 from dualformer.gradcam import gradcam
+from tests.helpers.videos import write_audio, write_images, write_manifest, write_video
 
 ROOT = Path(__file__).parents[1]
 SMALL = ("--model", "dualformer_tiny", "--num-frames", "4", "--crop-size", "64")

@@ -23,9 +23,9 @@ from torch import Tensor
 from dualformer.attention import ATTENTIONS, Attention
 from dualformer.reference import naive
 from dualformer.registry import model_config
-from sweeps import machine
-from sweeps.measure import TOLERANCE, settings
-from sweeps.record import provenance
+from sweeps.measuring import machine
+from sweeps.measuring.measurement import TOLERANCE, settings
+from sweeps.provenance import provenance
 from sweeps.run_config import MeasureConfig
 
 DEVICE = os.environ.get("BENCHMARK_DEVICE", "cuda" if torch.cuda.is_available() else "cpu")

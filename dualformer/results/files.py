@@ -1,0 +1,83 @@
+"""Writing and reading files so that a crash leaves all of it or nothing: atomic replacement, JSON, JSON lines."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import errno
+import json
+import os
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+class RecordError(OSError):
+    """A record that could not be written; the file is as it was before."""
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether an error says that the disk or a quota is full, which passes: no result of a run."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON so that a reader, or the next start after a crash, sees all of it or nothing.
+
+    Raises:
+        RecordError: names the file and what the system said; nothing of it is left behind.
+        ValueError: the value isn't JSON (NaN and infinity aren't).
+    """
+    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Like `write_json`, for text."""
+    temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}")
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise RecordError(error.errno, f"cannot write {path} ({error.strerror}); nothing was changed") from error
+
+
+def append_line(path: Path, value: Mapping[str, Any]) -> None:
+    """Adds one line of JSON in one write, on a line of its own even where a crash tore the last one."""
+    with open(path, "ab+") as file:
+        end = os.fstat(file.fileno()).st_size
+        torn = end > 0 and os.pread(file.fileno(), 1, end - 1) != b"\n"
+        file.write(b"\n" * torn + json.dumps(value).encode() + b"\n")
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Returns the lines of a file of JSON lines; a missing file has none, and torn lines are left out."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return []
+    values = []
+    for line in text.splitlines():
+        with contextlib.suppress(json.JSONDecodeError):
+            values.append(json.loads(line))
+    return values
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes the rename itself survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def utc_now() -> str:
+    """Returns the time as ISO 8601 in UTC, to the second."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

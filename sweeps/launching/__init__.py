@@ -1,0 +1,1 @@
+"""From a grid to submitted runs: grid, planned runs, ledger, attempts, status, snapshot."""

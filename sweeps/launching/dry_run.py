@@ -1,0 +1,73 @@
+"""What a launch would do, and what it may cost: the text of `--dry-run`."""
+
+from __future__ import annotations
+
+import datetime
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from dualformer.results.result import read_result
+from slurm.profile import Profile
+from sweeps.launching import ledger
+from sweeps.launching.grid import Cell, Grid
+from sweeps.measuring import cost
+
+
+def describe(grid: Grid, runs: Path, profile: Profile) -> Iterator[str]:
+    """Yields a line for every run (id, state, what differs, resources, training by measured rates), then the sums."""
+    missing = []
+    costs = cost.estimate(grid.cells, cost.read_rows(runs))
+    for cell in grid.cells:
+        result = read_result(runs / cell.run_id)
+        missing += [] if result else [cell]
+        state = result.status if result else "to do"
+        yield f"{cell.run_id}  {state:8}{cell.label}  [{_needs(cell, profile)}]{_training(costs, cell)}"
+    yield f"{grid.name}: {len(grid.cells)} runs, {len(missing)} to do; nothing was started"
+    known = [costs[cell.run_id] for cell in missing if cell.run_id in costs]
+    if any(plan.device_hours for plan in known):
+        yield f"training, by measured rates: {cost.summary(known, len(missing) - len(known), devices=1)}"
+    yield _estimate(missing, [runs / cell.run_id for cell in grid.cells], profile)
+
+
+def _training(costs: Mapping[str, cost.Cost], cell: Cell) -> str:
+    plan = costs.get(cell.run_id)
+    return f"  {cost.describe(plan)}" if plan and plan.device_hours else ""
+
+
+def hours(run_dir: Path) -> float | None:
+    """Returns how long the attempt took that finished a run, in hours; None where none did."""
+    events = ledger.read(run_dir)
+    starts = [event["time"] for event in events if event["event"] == "start"]
+    ends = [event["time"] for event in events if event["event"] == "end"]
+    if not starts or not ends:
+        return None
+    start, end = (datetime.datetime.fromisoformat(times[-1]) for times in (starts, ends))
+    return max(0.0, (end - start).total_seconds() / 3600)
+
+
+def _resources(cell: Cell, profile: Profile) -> Profile:
+    """The profile as it holds for one run."""
+    return profile.changed(**cell.config.resources.to_dict())
+
+
+def _needs(cell: Cell, profile: Profile) -> str:
+    needs = _resources(cell, profile)
+    gpus, cpus = needs.gpus_per_node, needs.cpus_per_task or cell.config.threads
+    parts = [f"GPUs {gpus}" if gpus else f"CPUs {cpus}"]
+    parts += [f"nodes {needs.nodes}"] if needs.nodes > 1 else []
+    parts += [f"memory {needs.mem_gib:g} GiB"] if needs.mem_gib else []
+    return ", ".join([*parts, f"at most {needs.time_min} min"])
+
+
+def _estimate(missing: Sequence[Cell], run_dirs: Sequence[Path], profile: Profile) -> str:
+    needs = [_resources(cell, profile) for cell in missing]
+    gpus = [need.nodes * need.gpus_per_node for need in needs]
+    unit, weights = ("GPU-hours", gpus) if any(gpus) else ("hours of runs", [1] * len(needs))
+    known = [taken for run_dir in run_dirs if (taken := hours(run_dir)) is not None]
+    if known:
+        taken = statistics.median(known)
+        ground = f"by the {60 * taken:.2g} min that finished runs took (median of {len(known)})"
+        return f"estimated: {sum(weights) * taken:.2g} {unit}, {ground}"
+    most = sum(weight * need.time_min / 60 for weight, need in zip(weights, needs, strict=True))
+    return f"estimated: at most {most:.3g} {unit}, by the time limit, for want of a finished run to go by"

@@ -1,0 +1,1 @@
+"""How fast, how large, how hungry: timing, machine, roofline, comparison, cost. Needs no video decoder."""

@@ -1,0 +1,283 @@
+"""What training would cost, by rates that were measured: device-hours, wall time, energy.
+
+    python -m sweeps.measuring.cost --grid ablations.yaml --results analysis/results --devices 2
+    python -m sweeps.measuring.cost --clips-per-s 8.1 --epochs 30 --videos 240000 --devices 8 --watts 400
+
+The first form plans a grid from runs that are finished (a folder of runs, a table, or a folder of tables), the second
+a recipe at a given rate of one device. A rate is taken from a run that trained the same network on the same data with
+the same batch size, threads and device, whatever its seed and steps. Where none did, it is a third of the
+forward throughput of the same network: backward does twice the multiply-accumulates of forward
+(`dualformer.macs.count_training_macs`). That leaves out reading data and the optimiser, and is said to be a guess.
+Evaluating, timing and starting are left out everywhere.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import dataclasses
+import functools
+import heapq
+import json
+import statistics
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dualformer.config import ConfigError, flatten
+from dualformer.data.dataset import DataConfig, load_manifest
+from dualformer.data.manifest import DataError
+from dualformer.results.result import read_result
+from sweeps.launching.grid import Cell, load_grid
+from sweeps.run_config import RunConfig
+from sweeps.training.schedule import Schedule
+
+TRAINING_OVER_FORWARD = 3
+NETWORK = ("device", "threads", "model.")
+TRAINING = (
+    *NETWORK,
+    "data.",
+    "train.batch_size",
+    "train.micro_steps",
+    "train.precision",
+    "train.token_labels.",
+    "train.num_workers",
+)
+"""Fields, or their beginnings, that decide how quickly a clip passes forward, and in training."""
+
+FILES_OF_WEIGHTS = ("model.weights", "train.token_labels.weights")
+"""Fields among those that don't."""
+
+Row = Mapping[str, Any]
+"""Fields of a finished run, dotted: its config and its result."""
+
+Alike = frozenset[tuple[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """What one training costs.
+
+    Attributes:
+        device_hours: hours of one device.
+        energy_kwh: above idling where a meter was read, all of it where watts were given; None where neither is.
+        ground: where the rate comes from.
+    """
+
+    device_hours: float
+    energy_kwh: float | None
+    ground: str
+
+
+def training_cost(
+    clips: float,
+    clips_per_s: float,
+    *,
+    joules_per_clip: float | None = None,
+    watts: float | None = None,
+    ground: str = "given",
+) -> Cost:
+    """Cost of passing `clips` through training.
+
+    Args:
+        clips: epochs x videos, or steps x batch size.
+        clips_per_s: rate of one device.
+        joules_per_clip: of a clip in training.
+        watts: average power of one device, in place of a meter.
+        ground: where the rate comes from.
+    """
+    hours = clips / clips_per_s / 3600
+    if watts is not None:
+        return Cost(hours, hours * watts / 1e3, ground)
+    return Cost(hours, None if joules_per_clip is None else clips * joules_per_clip / 3.6e6, ground)
+
+
+def wall_hours(hours: Sequence[float], devices: int) -> float:
+    """Hours until runs of one device each are through, started in order as devices become free."""
+    free = [0.0] * devices
+    for taken in hours:
+        heapq.heapreplace(free, free[0] + taken)
+    return max(free)
+
+
+def estimate(cells: Iterable[Cell], rows: Iterable[Row], *, watts: float | None = None) -> dict[str, Cost]:
+    """Costs of the runs of a grid whose rate is known, by run id; runs that train nothing cost nothing.
+
+    Args:
+        cells: the runs to plan.
+        rows: finished runs.
+        watts: average power of one device, in place of what meters said.
+    """
+    alike: dict[Alike, list[Row]] = {}
+    for row in rows:
+        alike.setdefault(_alike(row, NETWORK), []).append(row)
+    costs = {}
+    for cell in cells:
+        config, clips = flatten(cell.config.to_dict()), training_clips(cell.config)
+        if clips == 0:
+            costs[cell.run_id] = Cost(0.0, 0.0, "trains nothing")
+        elif clips is not None and (rate := _rate(config, alike.get(_alike(config, NETWORK), []))):
+            costs[cell.run_id] = training_cost(clips, watts=watts, **rate)
+    return costs
+
+
+def training_clips(config: RunConfig) -> int | None:
+    """Clips that a run passes through training; None where that takes a data set that can't be read."""
+    try:
+        videos = 0 if config.train.epochs is None else _training_videos(config.data)
+    except (DataError, OSError):
+        return None
+    return Schedule.of(config.train, videos).end * config.train.batch_size
+
+
+@functools.cache
+def _training_videos(config: DataConfig) -> int:
+    return len(load_manifest(config).split("train", config.holdout, config.fold))
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Finished runs of a folder of runs, of a table, or of all tables below a folder; none where there is nothing."""
+    if path.is_file():
+        return _read_table(path)
+    runs = [row for config in sorted(path.glob("*/config.json")) if (row := _read_run(config.parent))]
+    return runs or [row for table in sorted(path.rglob("*.csv")) for row in _read_table(table)]
+
+
+def describe(cost: Cost | None) -> str:
+    """One cost in words."""
+    if cost is None:
+        return "rate unknown"
+    if not cost.device_hours:
+        return cost.ground
+    energy = "" if cost.energy_kwh is None else f", {cost.energy_kwh:.2g} kWh"
+    return f"about {duration(cost.device_hours)}{energy} ({cost.ground})"
+
+
+def duration(hours: float) -> str:
+    """Hours as text, in minutes where they are few."""
+    return f"{hours:.3g} h" if hours >= 1 else f"{60 * hours:.2g} min"
+
+
+def summary(costs: Sequence[Cost], num_unknown: int, devices: int) -> str:
+    """The sum of costs in words, and what it leaves out."""
+    hours = [cost.device_hours for cost in costs]
+    energies = [cost.energy_kwh for cost in costs]
+    energy = "energy unknown" if None in energies else f"{sum(energies):.3g} kWh"
+    wall = duration(wall_hours(hours, devices))
+    text = f"{duration(sum(hours))} of devices, {wall} on {devices} of them, {energy}"
+    return text + (f"; {num_unknown} more runs have no measured rate" if num_unknown else "")
+
+
+def _rate(config: Row, alike: Sequence[Row]) -> dict[str, Any] | None:
+    """Arguments of `training_cost` by what finished runs of a network took; None where none says."""
+    joules = _median(row.get("energy_j_per_clip") for row in alike)
+    energy = {"joules_per_clip": None if joules is None else TRAINING_OVER_FORWARD * joules}
+    wanted = _alike(config, TRAINING)
+    trained = _median(row.get("train_clips_per_s") for row in alike if _alike(row, TRAINING) == wanted)
+    if trained:
+        return {"clips_per_s": trained, "ground": f"{trained:.3g} clips/s measured in training", **energy}
+    forward = _median(row.get("throughput_clips_per_s") for row in alike)
+    if forward:
+        guess = forward / TRAINING_OVER_FORWARD
+        return {"clips_per_s": guess, "ground": f"a guess: a third of {forward:.3g} clips/s forward", **energy}
+    return None
+
+
+def _alike(row: Row, fields: tuple[str, ...]) -> Alike:
+    """What is equal in rows that agree in some fields; tables don't tell null or {} from absent."""
+    kept = (
+        (name, value)
+        for name, value in row.items()
+        if name.startswith(fields) and name not in FILES_OF_WEIGHTS and value not in (None, {})
+    )
+    return frozenset((name, _frozen(value)) for name, value in kept)
+
+
+def _frozen(value: Any) -> Any:
+    """A value that can be a key, and 1 the same as 1.0."""
+    if isinstance(value, (list, tuple)):
+        return tuple(map(_frozen, value))
+    return repr(value) if isinstance(value, dict) else value
+
+
+def _median(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value]
+    return statistics.median(known) if known else None
+
+
+def _read_run(folder: Path) -> Row | None:
+    result = read_result(folder)
+    if result is None:
+        return None
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except ValueError:
+        return None
+    return {**flatten(config), **result.to_dict()}
+
+
+def _read_table(path: Path) -> list[Row]:
+    with open(path, newline="", encoding="utf-8") as file:
+        return [{name: _value(text) for name, text in row.items()} for row in csv.DictReader(file)]
+
+
+def _value(text: str) -> Any:
+    """A cell: null where empty, else JSON where it is JSON, else text."""
+    try:
+        return json.loads(text) if text else None
+    except ValueError:
+        return text
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.grid:
+        return _plan_grid(options)
+    if not (options.clips_per_s and options.epochs and options.videos):
+        parser.error("give --grid and --results, or --clips-per-s, --epochs and --videos")
+    cost = training_cost(options.epochs * options.videos, options.clips_per_s, watts=options.watts)
+    # One training shared by all devices, as quick as if each did its part alone.
+    wall, energy = cost.device_hours / options.devices, cost.energy_kwh
+    said = "energy unknown" if energy is None else f"{energy:.3g} kWh"
+    print(f"{cost.device_hours:.4g} device-hours, {wall:.3g} h on {options.devices} devices, {said}")
+    return 0
+
+
+def _plan_grid(options: argparse.Namespace) -> int:
+    try:
+        grid = load_grid(options.grid, overrides=options.set)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    costs = estimate(grid.cells, read_rows(options.results), watts=options.watts)
+    for cell in grid.cells:
+        print(f"{cell.run_id}  {cell.label}  {describe(costs.get(cell.run_id))}")
+    print(f"{grid.name}: {summary(list(costs.values()), len(grid.cells) - len(costs), options.devices)}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--grid", help="a grid file, or the name of one of the project's grids")
+    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="FIELD=VALUE")
+    parser.add_argument("--results", type=Path, default=Path("runs"), help="finished runs, or tables (default: runs)")
+    parser.add_argument("--clips-per-s", type=_positive, help="clips a second that one device trains")
+    parser.add_argument("--epochs", type=_positive)
+    parser.add_argument("--videos", type=_positive, help="videos of an epoch, one clip of each")
+    parser.add_argument("--devices", type=int, choices=range(1, 100_001), default=1, metavar="N")
+    parser.add_argument("--watts", type=_positive, help="average power of one device, where no meter was read")
+    return parser
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not positive")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""How a run learns and is scored: learner, loop, schedule, checkpoint, evaluation, metrics."""

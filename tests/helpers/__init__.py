@@ -1,0 +1,1 @@
+"""What several tests share: small models and runs, videos, stand-ins."""

@@ -1,0 +1,138 @@
+"""What a real Slurm won't do on demand, done by stand-ins for its programs (`tests/fake_slurm`)."""
+
+import os
+import secrets
+from pathlib import Path
+
+import pytest
+
+from dualformer.results.files import read_lines
+from dualformer.results.result import read_result
+from slurm import executors, queue
+from sweeps.launching import launcher, ledger
+from sweeps.launching.grid import load_grid
+
+ROOT = Path(__file__).parents[2]
+GRID = "base: {model: {name: dualformer_tiny, num_frames: 4, crop_size: 32}}\naxes: {seed: [0, 1, 2, 3]}\n"
+
+
+@pytest.fixture
+def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a fake Slurm that comes first on the path; its limit on arrays is three jobs."""
+    state = tmp_path / "slurm"
+    state.mkdir()
+    (state / "jobs").touch()
+    monkeypatch.setenv("FAKE_SLURM", str(state))
+    monkeypatch.setenv("PATH", f"{ROOT / 'tests' / 'slurm' / 'fake_slurm'}:{os.environ['PATH']}")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sweeps.launching.sweep._RETRY_REFUSED_S", 0.5)
+    monkeypatch.setattr("sweeps.launching.sweep._UNNOTED_S", 2.0)
+    monkeypatch.setattr(executors, "_squeue", executors._Squeue())
+    monkeypatch.setattr(executors, "_QUERY_EVERY_S", 0.2)
+    Path("four.yaml").write_text(GRID)
+    return state
+
+
+def run(worker: str = "ok", *flags: str) -> int:
+    return launcher.main(["--grid", "four.yaml", *flags], worker=f"tests.helpers.fake_workers:{worker}")
+
+
+def run_dirs() -> list[Path]:
+    return [Path("runs", cell.run_id) for cell in load_grid("four.yaml").cells]
+
+
+def computed() -> list[int]:
+    return [len(read_lines(run_dir / "computed.jsonl")) for run_dir in run_dirs()]
+
+
+def test_arrays_keep_to_the_limit_that_the_cluster_states(fake: Path):
+    assert run() == 0
+    assert computed() == [1, 1, 1, 1]
+    assert [line.split()[2] for line in (fake / "jobs").read_text().splitlines()] == ["2", "none"]
+
+
+def test_a_passing_refusal_is_tried_again(fake: Path, capsys: pytest.CaptureFixture):
+    (fake / "behaviour").write_text("refuse Batch job submission failed: Socket timed out on send/recv operation\n")
+    assert run() == 0
+    assert computed() == [1, 1, 1, 1]
+    assert "trying again" in capsys.readouterr().out
+
+
+def test_a_lasting_refusal_is_reported_and_nothing_is_started(fake: Path, capsys: pytest.CaptureFixture):
+    (fake / "behaviour").write_text("refuse Invalid account or account/partition combination specified\n")
+    assert run() == 2
+    assert "sbatch refused: Invalid account" in capsys.readouterr().err
+    assert computed() == [0, 0, 0, 0]
+
+
+def test_a_submission_that_seemed_to_fail_and_did_not_is_computed_once(fake: Path):
+    (fake / "behaviour").write_text("accept-then-fail Socket timed out on send/recv operation\n")
+    assert run() == 0
+    assert computed() == [1, 1, 1, 1]
+
+
+def test_a_job_id_that_comes_back_is_told_apart(fake: Path):
+    assert run("ok", "--only", "seed=0") == 0
+    (fake / "behaviour").write_text("reuse-id\n")
+    assert run("ok", "--only", "seed=1") == 0
+    assert computed()[:2] == [1, 1]
+
+
+def test_a_queue_that_will_not_answer_is_waited_for(fake: Path):
+    (fake / "squeue_fails").touch()
+    assert queue.jobs() is None
+    assert run() == 0, "results are what counts"
+    assert computed() == [1, 1, 1, 1]
+
+
+def test_a_stale_queue_does_not_make_a_run_lost(fake: Path):
+    (fake / "squeue_stale").write_text("")
+    assert run() == 0
+    assert computed() == [1, 1, 1, 1]
+
+
+def test_jobs_that_the_queue_forgets_without_a_result_are_lost(fake: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(executors, "_FORGOTTEN_AFTER_S", 2.0)
+    (fake / "squeue_stale").write_text("")
+    Path("profile.yaml").write_text("max_attempts: 1\n")
+    assert run("killed", "--only", "seed=0", "--profile", "profile.yaml") == 1
+    assert "left Slurm's queue" in read_result(run_dirs()[0]).reason
+
+
+def test_a_job_that_no_node_could_launch_is_cancelled_and_submitted_again(fake: Path, capsys: pytest.CaptureFixture):
+    (fake / "behaviour").write_text("hold\n")
+    assert run("ok", "--only", "seed=0") == 0
+    assert computed()[0] == 1
+    assert "launch failed requeued held" in capsys.readouterr().out
+    assert (fake / "cancelled").read_text().split() == ["1"]
+
+
+def test_a_job_that_no_node_can_launch_is_a_row_in_the_end(fake: Path):
+    (fake / "behaviour").write_text("hold\n" * 3)
+    assert run("ok", "--only", "seed=0") == 1
+    result = read_result(run_dirs()[0])
+    assert result.status == "error" and "launch failed requeued held" in result.reason
+
+
+def noted(run_dir: Path, token: str) -> None:
+    """What the ledger holds when a launcher died between its note and sbatch's answer."""
+    run_dir.mkdir(parents=True)
+    gone = "local:1:0.00"
+    ledger.append(run_dir, "submit", index=0, token=token, executor="slurm", launcher=gone)
+
+
+def test_a_submission_whose_launcher_died_is_found_by_its_name(fake: Path):
+    token = f"dualformer-{secrets.token_hex(6)}"
+    noted(run_dirs()[0], token)
+    (fake / "jobs").write_text(f"77 {token} none\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sweeps.launching.launcher._follow", lambda sweep: sweep.step() and 0)
+        run("ok", "--only", "seed=0")
+    assert ledger.open_submission(ledger.read(run_dirs()[0]))["job_id"] == "slurm:77"
+
+
+def test_a_submission_that_never_came_to_be_is_made_again(fake: Path):
+    noted(run_dirs()[0], f"dualformer-{secrets.token_hex(6)}")
+    assert run("ok", "--only", "seed=0") == 0
+    assert computed()[0] == 1

@@ -1,0 +1,245 @@
+import math
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from dualformer.config import ConfigError
+from dualformer.model import DualFormerConfig
+from dualformer.registry import ModelConfig
+from sweeps.launching.grid import _MOST_BUILT, FOLDER, _check_build, load_grid
+from tests.helpers.small_models import distinct_models, small_config
+
+SMALL = "base: {model: {name: dualformer_tiny, num_frames: 4, crop_size: 32}}\n"
+
+
+@pytest.fixture
+def load(tmp_path: Path):
+    def load(text: str, **arguments):
+        path = tmp_path / "some.yaml"
+        path.write_text(SMALL + textwrap.dedent(text))
+        return load_grid(path, **arguments)
+
+    return load
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_projects_grids_are_right(path: Path, tmp_path: Path):
+    data = [f"data.root={tmp_path}"] if "data.root" in path.read_text() else []
+    grid = load_grid(path.name, overrides=data)
+    assert grid.cells and grid.name == path.stem and grid.description
+
+
+def test_axes_multiply_and_rows_add(load):
+    grid = load(
+        """
+        axes:
+          seed: [0, 1]
+          clip:
+            short: {model.num_frames: 4}
+            long: {model: {num_frames: 8}, data.frame_stride: 2}
+        rows:
+          - {seed: 7}
+        """
+    )
+    found = [(cell.config.seed, cell.config.model.num_frames, cell.config.data.frame_stride) for cell in grid.cells]
+    assert found == [(0, 4, 1), (0, 8, 2), (1, 4, 1), (1, 8, 2), (7, 4, 1)]
+    assert grid.cells[1].name == "seed=0, clip=long" and grid.cells[4].name == "row 1"
+    assert grid.cells[1].differs == {"seed": 0, "model.num_frames": 8, "data.frame_stride": 2}
+    assert len({cell.run_id for cell in grid.cells}) == 5
+
+
+def test_a_grid_of_base_alone_is_one_run_and_rows_alone_are_the_rows(load):
+    assert len(load("").cells) == 1
+    assert [cell.config.seed for cell in load("rows: [{seed: 3}, {seed: 4}]").cells] == [3, 4]
+
+
+def test_yaml_words_and_numbers_mean_what_they_look_like(load):
+    cell = load("rows: [{train.learning_rate: 1e-3, model.attention: LG}]").cells[0]
+    assert cell.config.train.learning_rate == 1e-3
+    with pytest.raises(ConfigError, match="'on'"):
+        load("rows: [{measure.latency: on}]")
+
+
+def test_set_holds_for_every_run_and_only_selects(load):
+    grid = load("axes: {seed: [0, 1, 2]}", overrides=["train.steps=5", "train.learning_rate=2e-3"], only=["seed=1"])
+    (cell,) = grid.cells
+    assert (cell.config.seed, cell.config.train.steps, cell.config.train.learning_rate) == (1, 5, 2e-3)
+    several = load("axes: {seed: [0, 1, 2]}", only=["seed=0", "seed=2"])
+    assert [cell.config.seed for cell in several.cells] == [0, 2]
+
+
+LABELS = """
+    axes:
+      seed: [0, 1]
+      clip: {short: {model.num_frames: 4}, long: {model.num_frames: 8}, other: {model.name: vivit_base}}
+    rows: [{seed: 7}]
+"""
+
+
+def test_only_picks_by_the_labels_of_an_axis(load):
+    grid = load(LABELS, only=["clip=long", "clip=short", "seed=1"])
+    assert [(cell.config.seed, cell.config.model.num_frames) for cell in grid.cells] == [(1, 4), (1, 8)]
+
+
+def test_what_is_set_must_suit_the_picked_labels_alone(load):
+    depths = "model.overrides.depths=[1, 1, 1, 1]"
+    (cell,) = load(LABELS, overrides=[depths], only=["clip=long", "seed=0"]).cells
+    assert cell.config.model.overrides == {"depths": [1, 1, 1, 1]}
+    with pytest.raises(ConfigError, match="unknown field 'depths'"):
+        load(LABELS, overrides=[depths])
+
+
+@pytest.mark.parametrize(
+    ("only", "message"),
+    [
+        ("clip=lon", "--only clip=lon: no such label; did you mean 'long'"),
+        ("clips=long", "unknown field 'clips'; did you mean 'clip'"),
+        ("clip", "--only clip=: no such label; valid: long, other, short"),
+    ],
+)
+def test_a_wrong_label_is_refused_with_the_nearest(load, only: str, message: str):
+    with pytest.raises(ConfigError, match=message):
+        load(LABELS, only=[only])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("axes: {sed: [0, 1]}", "unknown field 'sed'; did you mean 'seed'.*2 of 2 runs.*sed=0"),
+        ("axis: {seed: [0, 1]}", "unknown part 'axis'; did you mean 'axes'"),
+        ("axes: {seed: 3}", "axis 'seed' must be a list"),
+        ("axes: {seed: []}", "axis 'seed' must be a list"),
+        ("rows: [{seed: one}]", r"seed: .*integer.*'one'.*row 1"),
+        ("rows: [{model.name: dualformer_tin}]", "unknown model 'dualformer_tin'; did you mean 'dualformer_tiny'"),
+        ("rows: [{model.attention: LX}]", "attention"),
+        ("rows: [{model.overrides: {depth: [1]}}]", "unknown field 'depth'; did you mean 'depths'"),
+        ("rows: [{model.num_frames: 0}]", "num_frames must be positive"),
+        ("rows: [{data.root: nowhere}]", "no folder 'nowhere'"),
+        ("axes: {seed: [0, 0]}", "'seed=0' and 'seed=0' are the same run"),
+        ("axes: {seed: [0, 1]}\nrows: [{seed: 1}]", "'seed=1' and 'row 1' are the same run"),
+        ("rows: [3]", "row 1 must be a mapping"),
+        ("rows: [{seed: 1, seed: 2}]", "'seed' is given twice"),
+        ("rows: [", "not valid YAML"),
+    ],
+)
+def test_a_wrong_grid_is_refused_with_the_reason(load, text: str, message: str):
+    with pytest.raises(ConfigError, match=f"(?s){message}"):
+        load(text)
+
+
+@pytest.mark.parametrize(
+    "fields", ["model.weights: {}", "train.token_labels: {{teacher: dualformer_base, weights: {}}}"]
+)
+def test_weights_that_are_not_there_are_refused_with_the_nearest(load, tmp_path: Path, fields: str):
+    (tmp_path / "tiny.pth").touch()
+    (tmp_path / "notes.txt").touch()
+    assert load(f"rows: [{{{fields.format(tmp_path / 'tiny.pth')}}}]")
+    field = "train.token_labels.weights" if "teacher" in fields else "model.weights"
+    for name, hint in (("tinny.pth", "did you mean 'tiny.pth'"), ("aaaaaaaa.bin", r"valid: tiny.pth \[")):
+        with pytest.raises(ConfigError, match=f"(?s){field}: no file '.*{name}'; {hint}"):
+            load(f"rows: [{{{fields.format(tmp_path / name)}}}]")
+    with pytest.raises(ConfigError, match="nor its folder"):
+        load(f"rows: [{{{fields.format(tmp_path / 'gone' / 'tiny.pth')}}}]")
+
+
+def test_a_misspelt_teacher_is_refused_with_the_nearest(load):
+    with pytest.raises(ConfigError, match=r"unknown model 'dualformer_bse'; did you mean 'dualformer_base'"):
+        load("rows: [{train.token_labels: {teacher: dualformer_bse}}]")
+
+
+def test_all_that_is_wrong_is_told_at_once(load):
+    with pytest.raises(ConfigError, match=r"(?s)'sed'.*row 1.*'one'.*row 3"):
+        load("rows: [{sed: 1}, {seed: 1}, {seed: one}]")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"overrides": ["seed"]}, "--set seed: expected FIELD=VALUE"),
+        ({"overrides": ["sed=1"]}, "unknown field 'sed'"),
+        ({"overrides": ["seed=1"]}, "the same run.*--only"),
+        ({"only": ["sed=1"]}, "unknown field 'sed'; did you mean 'seed'"),
+        ({"only": ["seed=9"]}, "none of the 2 runs"),
+    ],
+)
+def test_wrong_flags_are_refused(load, arguments: dict, message: str):
+    with pytest.raises(ConfigError, match=f"(?s){message}"):
+        load("axes: {seed: [0, 1]}", **arguments)
+
+
+def test_an_unknown_grid_names_the_nearest(tmp_path: Path):
+    with pytest.raises(ConfigError, match=r"did you mean 'ablations\.yaml'"):
+        load_grid("ablation.yml")
+
+
+def test_a_thousand_runs_are_found_apart(load):
+    seeds = ", ".join(map(str, range(500)))
+    assert len(load(f"axes: {{seed: [{seeds}], train.steps: [1, 2]}}").cells) == 1000
+
+
+@pytest.fixture
+def built(monkeypatch: pytest.MonkeyPatch) -> list[ModelConfig]:
+    """The networks that checking a grid builds."""
+    _check_build.cache_clear()
+    configs = []
+    build = DualFormerConfig.build
+    monkeypatch.setattr(DualFormerConfig, "build", lambda config: configs.append(config) or build(config))
+    return configs
+
+
+def test_of_a_thousand_networks_few_are_built_and_every_value_where_that_is_enough(load, built):
+    axes = "axes: {model.num_frames: [4, 6, 8], model.attention: [LG, LL], model.overrides.mlp_ratio: [1.0, 2.0]}"
+    load(axes)
+    assert len(built) == 5
+    assert {(config.num_frames, config.attention, config.mlp_ratio) for config in built} >= {
+        (4, "LG", 1.0), (4, "LG", 2.0), (4, "LL", 1.0), (6, "LG", 1.0), (8, "LG", 1.0)
+    }  # fmt: skip
+    built.clear()
+    _check_build.cache_clear()
+    ratios = ", ".join(f"{1 + number / 100}" for number in range(500))
+    assert len(load(f"axes: {{model.attention: [LG, LL], model.overrides.mlp_ratio: [{ratios}]}}").cells) == 1000
+    assert len(built) == _MOST_BUILT
+    assert min(config.mlp_ratio for config in built) == 1.0 and max(config.mlp_ratio for config in built) > 5.5
+
+
+def test_a_network_that_only_building_finds_wrong_starts_nothing(load, monkeypatch: pytest.MonkeyPatch):
+    def build(config: DualFormerConfig) -> None:
+        if config.mlp_ratio == 3.0:
+            raise RuntimeError("no kernel for this")
+
+    _check_build.cache_clear()
+    monkeypatch.setattr(DualFormerConfig, "build", build)
+    with pytest.raises(ConfigError, match=r"dualformer_tiny: no kernel for this \[model\.overrides\.mlp_ratio=3\.0\]"):
+        load("axes: {model.overrides.mlp_ratio: [2.0, 3.0, 4.0]}")
+
+
+@pytest.mark.parametrize("name", distinct_models())
+def test_what_a_config_accepts_can_be_built(name: str):
+    """What makes it enough to build a few networks of a grid: a config's own check refuses all others."""
+    published = small_config(name).to_dict()
+    accepted = refused = 0
+    for field, value in published.items():
+        for odd in _odd_values(value):
+            try:
+                config = small_config(name, **{field: odd})
+            except ConfigError:
+                refused += 1
+                continue
+            _check_build(config)
+            accepted += 1
+    assert accepted > 20 and refused > 20
+
+
+def _odd_values(value: object) -> list[object]:
+    """Values of the same type that are at the border of making sense, or beyond."""
+    if isinstance(value, bool):
+        return [not value]
+    if isinstance(value, int):
+        return [-1, 0, 1, 2, 3, 7, 48]
+    if isinstance(value, float):
+        return [-1.0, 0.0, 1e-9, 0.3, 0.999, 1.0, 1.5, 1e9, math.inf, math.nan]
+    if isinstance(value, list):
+        ends = [[], [*value, value[-1]], value[:-1]]
+        return ends + [[*value[:-1], odd] for odd in _odd_values(value[-1])]
+    return []

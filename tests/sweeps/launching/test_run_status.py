@@ -1,0 +1,93 @@
+import json
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dualformer.results.result import Result, append_metrics, write_result
+from sweeps.launching import ledger
+from sweeps.launching import run_status as status
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    """A sweep with a run in every state."""
+    names = ("ok", "failed", "new", "sent")
+    listed = [{"run_id": name, "differs": {"seed": index}} for index, name in enumerate(names)]
+    (tmp_path / "some.grid.json").write_text(json.dumps({"grid": "some", "runs": listed}))
+    for row in listed:
+        (tmp_path / row["run_id"]).mkdir()
+    write_result(tmp_path / "ok", Result(run_id="ok", status="ok", top1=0.75))
+    write_result(tmp_path / "failed", Result(run_id="failed", status="oom", reason="no memory\nleft"))
+    ledger.append(tmp_path / "sent", "submit", token="t")
+    ledger.append(tmp_path / "sent", "submitted", token="t", job_id="slurm:12_3")
+    return tmp_path
+
+
+def test_every_run_is_shown_with_state_and_note(runs: Path, capsys: pytest.CaptureFixture):
+    assert status.main(["--runs", str(runs)]) == 0
+    shown = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert shown == [
+        "run state try differs note",
+        "ok ok 0 seed=0 top-1 0.750",
+        "failed oom 0 seed=1 no memory left",
+        "new waiting 0 seed=2",
+        "sent queued 0 seed=3 slurm:12_3",
+        "some: 4 runs, 1 ok, 1 oom, 1 waiting, 1 queued",
+    ]
+
+
+def test_a_claimed_run_is_running_and_shows_its_step(runs: Path):
+    ledger.append(runs / "sent", "start", token="t", pid=1, node="node7")
+    append_metrics(runs / "sent", {"step": 40, "steps": 100, "loss": 1.0, "clips_per_s": 16.0})
+    append_metrics(runs / "sent", {"step": 40, "steps": 100, "held_out_top1": 0.5})
+    (runs / "sent" / "config.json").write_text(json.dumps({"train": {"batch_size": 32}}))
+    program = (
+        "import sys; from pathlib import Path; from sweeps.launching import ledger\n"
+        "with ledger.claim(Path(sys.argv[1])): print('in', flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", program, str(runs / "sent")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        holder.stdout.readline()
+        found = status.run_status(runs / "sent")
+        holder.stdin.close()
+    assert (found.state, found.attempt, found.node) == ("running", 1, "node7")
+    assert (found.progress, found.left) == ("40/100", "0:02:00")
+
+
+def test_a_lost_run_says_why(runs: Path):
+    ledger.append(runs / "sent", "lost", token="t", reason="Slurm says NODE_FAIL")
+    found = status.run_status(runs / "sent")
+    assert (found.state, found.note) == ("lost", "Slurm says NODE_FAIL")
+
+
+def test_on_a_terminal_the_table_stays_until_all_is_finished(runs: Path):
+    command = [sys.executable, str(Path(status.__file__)), "--runs", str(runs)]
+    terminal, side = pty.openpty()
+    with subprocess.Popen(command, stdout=side, stderr=side) as process:
+        os.close(side)
+        shown = os.read(terminal, 1 << 16).decode()
+        assert process.poll() is None, "there are unfinished runs to watch"
+        for name in ("new", "sent"):
+            write_result(runs / name, Result(run_id=name, status="ok"))
+        assert process.wait(30) == 0
+    os.close(terminal)
+    assert shown.startswith("\033[H") and "queued" in shown
+
+
+def test_nothing_launched_is_said_with_status_2(tmp_path: Path, capsys: pytest.CaptureFixture):
+    assert status.main(["--runs", str(tmp_path)]) == 2
+    assert "no grid" in capsys.readouterr().err
+
+
+def test_it_answers_without_torch(runs: Path):
+    program = f"import sys; sys.argv = ['x', '--runs', {str(runs)!r}]; "
+    program += "import sweeps.launching.run_status as s; s.main()"
+    program += "; assert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr

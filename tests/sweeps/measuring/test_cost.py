@@ -1,0 +1,149 @@
+"""Plans: exact arithmetic, rates of like runs only, and one published training time as a check of plausibility."""
+
+import json
+
+import pytest
+
+from analysis import collect
+from dualformer.macs import count_training_macs
+from dualformer.results.result import Result, write_result
+from slurm.profile import load_profile
+from sweeps.launching import dry_run as plan
+from sweeps.launching.grid import load_grid
+from sweeps.measuring import cost
+
+GRID = """
+base: {model.num_frames: 8, model.crop_size: 32, train.steps: 100, train.batch_size: 36}
+axes:
+  model.attention: [LG, FF]
+  seed: [0, 1]
+"""
+
+
+@pytest.fixture
+def grid(tmp_path):
+    (tmp_path / "four.yaml").write_text(GRID)
+    return load_grid(tmp_path / "four.yaml")
+
+
+def finish(runs, cell, **fields):
+    folder = runs / cell.run_id
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(cell.config.to_dict()))
+    write_result(folder, Result(run_id=cell.run_id, status="ok", **fields))
+
+
+def test_arithmetic():
+    planned = cost.training_cost(clips=7200, clips_per_s=2, joules_per_clip=500)
+    assert (planned.device_hours, planned.energy_kwh) == (1, 1)
+    assert cost.training_cost(clips=7200, clips_per_s=2, watts=400).energy_kwh == pytest.approx(0.4)
+    assert cost.training_cost(clips=7200, clips_per_s=2).energy_kwh is None
+
+
+def test_wall_time_is_that_of_the_longest_queue():
+    assert cost.wall_hours([3, 1, 1, 1], devices=1) == 6
+    assert cost.wall_hours([3, 1, 1, 1], devices=2) == 3
+    assert cost.wall_hours([3, 1, 1, 1], devices=8) == 3
+    assert cost.wall_hours([], devices=8) == 0
+
+
+def test_published_training_time_is_plausible():
+    """DualFormer-T on Kinetics-400: about 31 h on 8 A100, 30 epochs, one clip of 32x224x224 a video each.
+
+    Assumed: 240,000 videos (the set has lost some over the years), reading keeps up, no time for validation. The time
+    then stands for 8 clips a second and GPU. By our count of a training step that is 3 TFLOP/s, a sixth of the 19.5
+    that an A100 does in float32 without tensor cores: quick enough to be real, and not quicker than the device.
+    """
+    clips, gpus, published_h = 30 * 240_000, 8, 31
+    clips_per_s = clips / (published_h * 3600 * gpus)
+    planned = cost.training_cost(clips, clips_per_s)
+    assert planned.device_hours / gpus == pytest.approx(published_h)
+    gflops = 2 * count_training_macs("dualformer_tiny").total / 1e9
+    reached = gflops * clips_per_s / 19_500
+    assert 0.05 < reached < 0.5
+
+
+def test_rate_of_a_run_holds_for_other_seeds_and_steps_and_no_other_network(grid, tmp_path):
+    lg, _, ff, _ = grid.cells
+    assert (lg.config.model.attention, ff.config.model.attention) == ("LG", "FF")
+    finish(tmp_path / "runs", lg, train_clips_per_s=2.0, throughput_clips_per_s=50.0, energy_j_per_clip=10.0)
+    costs = cost.estimate(grid.cells, cost.read_rows(tmp_path / "runs"))
+    assert set(costs) == {cell.run_id for cell in grid.cells if cell.config.model.attention == "LG"}
+    assert costs[lg.run_id].device_hours == pytest.approx(0.5)
+    assert costs[lg.run_id].energy_kwh == pytest.approx(3600 * 30 / 3.6e6)
+
+
+def test_epochs_are_of_the_training_videos_and_stopping_early_costs_less(tmp_path):
+    root = tmp_path / "data"
+    for split, clips in (("train", 9), ("test", 4)):
+        for name in ("dog", "cat"):
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for clip in range(clips):
+                (folder / f"{clip}.mp4").touch()
+    text = GRID.replace("train.steps: 100", f"train.epochs: 10, data.root: {root}")
+    (tmp_path / "epochs.yaml").write_text(text.replace("axes:", "axes:\n  train.stop_after: [null, 2]"))
+    whole, *_, short, _ = load_grid(tmp_path / "epochs.yaml").cells
+    finish(tmp_path / "runs", whole, throughput_clips_per_s=3.0)
+    assert (cost.training_clips(whole.config), cost.training_clips(short.config)) == (5 * 36, 2 * 36)
+    costs = cost.estimate([whole, short], cost.read_rows(tmp_path / "runs"))
+    assert costs[whole.run_id].device_hours == pytest.approx(180 / 3600)
+    gone = whole.config.changed(data={"root": str(tmp_path / "gone")})
+    assert cost.training_clips(gone) is None
+
+
+def test_forward_throughput_gives_a_guess_that_is_called_one(grid, tmp_path):
+    finish(tmp_path / "runs", grid.cells[0], throughput_clips_per_s=6.0)
+    planned = cost.estimate(grid.cells, cost.read_rows(tmp_path / "runs"))[grid.cells[1].run_id]
+    assert planned.device_hours == pytest.approx(0.5) and "guess" in planned.ground
+
+
+def test_other_data_or_batch_is_no_rate_of_training(grid, tmp_path):
+    finish(tmp_path / "runs", grid.cells[0], train_clips_per_s=2.0)
+    rows = cost.read_rows(tmp_path / "runs")
+    for change in ("train.batch_size=8", "data.frame_stride=2", "threads=2", "model.num_frames=16"):
+        assert cost.estimate(load_grid(tmp_path / "four.yaml", overrides=[change]).cells, rows) == {}
+
+
+def test_runs_and_their_table_give_the_same_plan(grid, tmp_path):
+    finish(tmp_path / "runs", grid.cells[0], train_clips_per_s=2.0, throughput_clips_per_s=50.0)
+    listed = [{"run_id": grid.cells[0].run_id, "differs": {}}]
+    (tmp_path / "runs" / "four.grid.json").write_text(json.dumps({"runs": listed}))
+    assert collect.main(["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]) == 0
+    by_runs, by_table = (cost.estimate(grid.cells, cost.read_rows(tmp_path / name)) for name in ("runs", "out"))
+    assert by_runs == by_table != {}
+
+
+def test_nothing_trained_costs_nothing(tmp_path):
+    (tmp_path / "counts.yaml").write_text("base: {measure.latency: false}")
+    [planned] = cost.estimate(load_grid(tmp_path / "counts.yaml").cells, []).values()
+    assert (planned.device_hours, planned.energy_kwh) == (0, 0)
+
+
+def test_command_plans_a_grid(grid, tmp_path, capsys):
+    finish(tmp_path / "runs", grid.cells[0], train_clips_per_s=2.0)
+    command = ["--grid", str(tmp_path / "four.yaml"), "--results", str(tmp_path / "runs"), "--devices", "2"]
+    assert cost.main([*command, "--watts", "100"]) == 0
+    *rows, total = capsys.readouterr().out.splitlines()
+    assert [("30 min" in row, "rate unknown" in row) for row in rows] == [(True, False)] * 2 + [(False, True)] * 2
+    assert "1 h of devices, 30 min on 2 of them, 0.1 kWh; 2 more runs have no measured rate" in total
+    assert cost.main(["--grid", "nothing.yaml"]) == 2
+
+
+def test_dry_run_shows_the_plan(grid, tmp_path):
+    finish(tmp_path / "runs", grid.cells[0], train_clips_per_s=2.0)
+    *rows, total, training, _ = plan.describe(grid, tmp_path / "runs", load_profile(None))
+    assert ["30 min (2 clips/s measured in training)" in row for row in rows] == [True, True, False, False]
+    assert "3 to do" in total
+    assert training.startswith("training, by measured rates: 30 min of devices")
+    assert training.endswith("2 more runs have no measured rate")
+
+
+def test_command_plans_a_recipe(capsys):
+    recipe = ["--epochs", "30", "--videos", "240000", "--devices", "8", "--watts", "400"]
+    assert cost.main(["--clips-per-s", "8.0645", *recipe]) == 0
+    assert capsys.readouterr().out == "248 device-hours, 31 h on 8 devices, 99.2 kWh\n"
+    for wrong in (recipe, ["--clips-per-s", "0", *recipe]):
+        with pytest.raises(SystemExit) as caught:
+            cost.main(wrong)
+        assert caught.value.code == 2
