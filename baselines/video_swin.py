@@ -27,7 +27,7 @@ from torch.utils.checkpoint import checkpoint
 from dualformer.attention import Size, relative_index, window_regions
 from dualformer.config import ConfigError
 from dualformer.model import DropPath, Mlp, check_clip
-from dualformer.registry import ModelConfig
+from dualformer.model_config import ModelConfig
 from dualformer.weights import PositionTable, State, WeightLayout, inflate
 
 MASKED = -100.0  # added to the logits of pairs that only the cyclic shift brought together (upstream)

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from dualformer.config import ConfigError
 from dualformer.model import DropPath
-from dualformer.registry import ModelConfig
+from dualformer.model_config import ModelConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

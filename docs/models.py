@@ -22,7 +22,8 @@ from torch import nn
 
 from dualformer import count_macs, list_models
 from dualformer.macs import MacCount
-from dualformer.registry import ModelConfig, model_config
+from dualformer.model_config import ModelConfig
+from dualformer.registry import model_config
 
 DOCUMENT = Path(__file__).parent / "models.md"
 

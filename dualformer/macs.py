@@ -27,7 +27,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 from torch.utils.module_tracker import ModuleTracker
 
-from dualformer.registry import ModelConfig, model_config
+from dualformer.model_config import ModelConfig
+from dualformer.registry import model_config
 
 aten = torch.ops.aten
 

@@ -27,7 +27,7 @@ from torch.utils.checkpoint import checkpoint
 
 from dualformer.attention import ATTENTIONS, AttentionConfig, Size, check_pattern, window_partition
 from dualformer.config import ConfigError
-from dualformer.registry import ModelConfig
+from dualformer.model_config import ModelConfig
 from dualformer.weights import PoolingKernel, PositionTable, State, WeightLayout, inflate
 
 

@@ -6,16 +6,14 @@ published config, a `ModelConfig`; the config builds the network.
 
 from __future__ import annotations
 
-import dataclasses
 import fnmatch
 import importlib
-import math
-from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
 
-from dualformer.config import Config, ConfigError, nearest
+from dualformer.config import ConfigError, nearest
+from dualformer.model_config import ModelConfig
 
 MODELS = {
     "dualformer_tiny": "dualformer.model:dualformer_tiny",
@@ -29,58 +27,6 @@ MODELS = {
     "timesformer_space": "baselines.timesformer:timesformer_space",
     "vivit_base": "baselines.vivit:vivit_base",
 }
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ModelConfig(Config):
-    """What every model's config has; each model adds its own fields.
-
-    Attributes:
-        name: key of `MODELS`; with the other fields it rebuilds the model.
-        num_classes: length of the logits.
-        num_frames: frames of the input clip (T).
-        crop_size: height and width of the input clip in pixels (H, W).
-    """
-
-    name: str
-    num_classes: int = 400
-    num_frames: int
-    crop_size: tuple[int, int]
-
-    def check(self) -> None:
-        for field, value in (
-            ("num_classes", self.num_classes),
-            ("num_frames", self.num_frames),
-            ("crop_size", min(self.crop_size)),
-        ):
-            if value < 1:
-                raise ConfigError(f"{field} must be positive, got {getattr(self, field)}")
-
-    def check_numbers(self, *, rates: Sequence[str], mlp_dims: Sequence[int]) -> None:
-        """Raises `ConfigError` where torch would refuse to build the network, or build one that computes nothing.
-
-        Args:
-            rates: names of the fields that are shares of what is dropped.
-            mlp_dims: channels of each MLP, which `mlp_ratio` multiplies.
-        """
-        for field in rates:
-            if not 0 <= getattr(self, field) < 1:
-                raise ConfigError(f"{field} must be at least 0 and below 1, got {getattr(self, field)}")
-        if not 0 < self.mlp_ratio < math.inf or min(mlp_dims) * self.mlp_ratio < 1:
-            raise ConfigError(f"mlp_ratio {self.mlp_ratio} leaves {min(mlp_dims)} channels no hidden ones")
-
-    @property
-    def clip_shape(self) -> tuple[int, int, int, int]:
-        """Shape of one input clip without its batch axis: (3, T, H, W)."""
-        return (3, self.num_frames, *self.crop_size)
-
-    def build(self) -> nn.Module:
-        """Returns the network with fresh weights."""
-        raise NotImplementedError(f"{type(self).__name__} must say which network it builds")
-
-    def matrix_work(self, *, include_head: bool) -> int:
-        """Returns the multiply-accumulates of one view without norms, by arithmetic on these fields alone."""
-        raise NotImplementedError(f"{type(self).__name__} has no closed form of its cost; dualformer.count_macs counts")
 
 
 def list_models(pattern: str = "*") -> list[str]:

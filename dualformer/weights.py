@@ -23,7 +23,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dualformer.registry import ModelConfig, model_config
+from dualformer.model_config import ModelConfig
+from dualformer.registry import model_config
 
 logger = logging.getLogger(__name__)
 

@@ -24,7 +24,8 @@ from dualformer.data.dataset import VideoDataset
 from dualformer.data.manifest import DataError
 from dualformer.data.reader import VideoError
 from dualformer.macs import count_macs, count_training_macs
-from dualformer.registry import ModelConfig, create_model, model_config
+from dualformer.model_config import ModelConfig
+from dualformer.registry import create_model, model_config
 from dualformer.results.files import is_disk_full, utc_now, write_json
 from dualformer.results.result import Result, read_result, write_result
 from dualformer.weights import WeightsError, load_weights

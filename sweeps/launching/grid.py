@@ -34,7 +34,8 @@ import yaml
 from torch.overrides import TorchFunctionMode
 
 from dualformer.config import ConfigError, flatten, nearest, nest
-from dualformer.registry import ModelConfig, model_config
+from dualformer.model_config import ModelConfig
+from dualformer.registry import model_config
 from dualformer.weights import TORCH_SUFFIXES
 from sweeps.run_config import RunConfig
 

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dualformer.config import ConfigError
-from dualformer.registry import ModelConfig, create_model
+from dualformer.model_config import ModelConfig
+from dualformer.registry import create_model
 from dualformer.weights import WeightsError, load_weights
 from sweeps.run_config import TokenLabelConfig
 

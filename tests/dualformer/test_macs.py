@@ -17,7 +17,8 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry, register_fl
 from dualformer.attention import ATTENTIONS, AttentionConfig
 from dualformer.config import ConfigError
 from dualformer.macs import UncountedOperatorError, closed_form, count_macs, count_training_macs
-from dualformer.registry import ModelConfig, create_model, list_models, model_config
+from dualformer.model_config import ModelConfig
+from dualformer.registry import create_model, list_models, model_config
 from tests.helpers.small_models import reduced, small_model
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "macs.json").read_text())

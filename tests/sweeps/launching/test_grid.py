@@ -6,7 +6,7 @@ import pytest
 
 from dualformer.config import ConfigError
 from dualformer.model import DualFormerConfig
-from dualformer.registry import ModelConfig
+from dualformer.model_config import ModelConfig
 from sweeps.launching.grid import _MOST_BUILT, FOLDER, _check_build, load_grid
 from tests.helpers.small_models import distinct_models, small_config
 

@@ -6,7 +6,8 @@ from torch import nn
 
 from dualformer.attention import Attention
 from dualformer.config import ConfigError
-from dualformer.registry import ModelConfig, create_model
+from dualformer.model_config import ModelConfig
+from dualformer.registry import create_model
 from sweeps.measuring import machine, max_batch, timing
 from sweeps.measuring import measurement as measure
 from sweeps.measuring.machine import EnergyCounter
