@@ -1,18 +1,13 @@
 """What is installed: everything under one name, whole, and at peace with other projects' packages."""
 
-import os
 import shutil
 import subprocess
-import sys
 import tomllib
-import venv
-import zipfile
 from pathlib import Path
 
 import pytest
 
 import dualformer
-from dualformer.registry import create_model
 from sweeps.launching.snapshot import take
 from sweeps.source import ROOT, code_hash, files, source_state
 

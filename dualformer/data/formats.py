@@ -223,10 +223,11 @@ def something_something_v2(source: Source) -> Listing:
     (`something-something-v2-train.json`, or `train.json` in later downloads). Documented in the data set's technical
     report, "Moving Objects Dataset: Something-Something v. 2", at its download page.
     """
-    lists, mapping, answers = [], source.classes, {}
+    lists, mapping = [], source.classes
+    answers: dict[str, str] = {}
     for split, path in _files(source, ".json", ".csv"):
         if "answers" in path.name:
-            answers |= (line.split(";", 1) for _, line in _lines(path) if ";" in line)
+            answers |= {line.split(";", 1)[0]: line.split(";", 1)[1] for _, line in _lines(path) if ";" in line}
             continue
         content = _json(path)
         if isinstance(content, dict):
@@ -266,13 +267,16 @@ def ucf101(source: Source) -> Listing:
         elif match := re.fullmatch(r"(train|test)list(\d+)\.txt", path.name.lower()):
             lists[match[1], int(match[2])] = path
     chosen = {split: _of_fold(lists, split, fold, f"{split}list{fold:02d}.txt") for split in ("train", "test")}
-    if index_file is None and source.classes is None:
+    if source.classes:
+        classes = _Classes(read_classes(source.classes))
+    elif index_file:
+        classes = _Classes(_class_ind(index_file))
+    else:
         raise DataError(f"{chosen['train'].parent}: no classInd.txt among the annotations, and no file of classes")
-    classes = _Classes(read_classes(source.classes) if source.classes else _class_ind(index_file))
     tree, clips = _Tree(source), []
     for split, path in chosen.items():
         for place, line in _lines(path):
-            name, number = re.fullmatch(r"(.*?)(?:\s+(\d+))?", line).groups()
+            name, number = re.findall(r"^(.*?)(?:\s+(\d+))?$", line)[0]
             folder, slash, file_name = name.rpartition("/")
             if not slash:
                 raise DataError(f"{place}: '{line}' is not Class/file.avi")
@@ -426,13 +430,13 @@ def _check(listing: Listing, source: Source) -> None:
     if not any(clip.file for clip in listing.clips):
         first = listing.clips[0]
         kind = "folders of images" if source.rawframes else "videos"
-        present = (frame_folders if source.rawframes else video_files)(source.videos)
-        example = f", such as {present[0]}" if present else ""
-        if not present and not source.rawframes and frame_folders(source.videos):
+        there = (frame_folders if source.rawframes else video_files)(source.videos)
+        example = f", such as {there[0]}" if there else ""
+        if not there and not source.rawframes and frame_folders(source.videos):
             example = "; it has folders of images, for which --rawframes is meant"
         raise DataError(
             f"{source.videos}: none of the {len(listing.clips)} listed clips is there, the first being {first.name} "
-            f"({first.place}); the folder has {len(present)} {kind}{example}"
+            f"({first.place}); the folder has {len(there)} {kind}{example}"
         )
     present = {clip.label for clip in listing.clips if clip.file}
     if absent := [name for label, name in enumerate(listing.classes) if label not in present]:

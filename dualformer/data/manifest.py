@@ -22,8 +22,9 @@ import dataclasses
 import hashlib
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from dualformer.config import nearest
 
@@ -94,14 +95,14 @@ class Manifest:
 
     def _own_splits(self, name: str) -> tuple[tuple[Entry, ...], tuple[Entry, ...]]:
         by_split = _grouped(self.entries, lambda entry: entry.split)
-        train, test = by_split.get("train", ()), by_split.get("test") or by_split.get("val", ())
+        train, test = by_split.get("train", []), by_split.get("test") or by_split.get("val", [])
         if not test or (not train and name == "train"):
             raise DataError(f"{self.root}: its split has {len(train)} clips to train and {len(test)} to test on")
         return tuple(train), tuple(test)
 
     def _held_out(self, holdout: float, fold: int) -> tuple[tuple[Entry, ...], tuple[Entry, ...]]:
         if all(entry.recording for entry in self.entries):
-            recordings = _chosen({entry.recording for entry in self.entries}, holdout, fold)
+            recordings = _chosen({entry.recording for entry in self.entries if entry.recording}, holdout, fold)
             files = {entry.file for entry in self.entries if entry.recording in recordings}
         else:
             by_class = _grouped(self.entries, lambda entry: entry.label)
@@ -138,7 +139,8 @@ def read_manifest(root: Path | str) -> Manifest:
 
 def video_files(folder: Path) -> list[str]:
     """Returns the paths below `folder` of everything named like a video, sorted. Links to folders are followed."""
-    found, pending, seen = [], [""], set()
+    found, pending = list[str](), [""]
+    seen: set[tuple[int, int]] = set()
     while pending:
         below = pending.pop()
         for name, is_folder in _listing(folder / below, seen):
@@ -163,7 +165,8 @@ def frame_folders(folder: Path, depth: int = 1) -> list[str]:
         folder: where to look.
         depth: how far below it clips begin: 2 means inside of its folders.
     """
-    found, pending, seen = [], [""], set()
+    found, pending = list[str](), [""]
+    seen: set[tuple[int, int]] = set()
     while pending:
         below = pending.pop()
         folders = []
@@ -325,8 +328,11 @@ def _chosen(names: Iterable[str], share: float, fold: int) -> set[str]:
     return {order[position % len(order)] for position in range(fold * size, (fold + 1) * size)}
 
 
-def _grouped(entries: Iterable[Entry], key) -> dict:
-    groups = defaultdict(list)
+_Key = TypeVar("_Key", bound=Hashable)
+
+
+def _grouped(entries: Iterable[Entry], key: Callable[[Entry], _Key]) -> dict[_Key, list[Entry]]:
+    groups: dict[_Key, list[Entry]] = defaultdict(list)
     for entry in entries:
         groups[key(entry)].append(entry)
     return groups

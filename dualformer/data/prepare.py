@@ -182,7 +182,7 @@ def _write_whole(
     path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]], check: Callable[[Path], Any] | None = None
 ) -> None:
     """Writes a csv file aside and renames it."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=".part", dir=path.parent or None)
+    handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=".part", dir=path.parent)
     aside = Path(name)
     try:
         with open(handle, "w", newline="", encoding="utf-8") as file:
