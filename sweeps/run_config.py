@@ -13,7 +13,7 @@ import json
 from typing import Any, Literal
 
 from dualformer.config import Config, ConfigError, flatten
-from dualformer.data.dataset import DataConfig
+from dualformer.data.config import DataConfig
 from dualformer.optim import Rule
 from dualformer.results.result import MEASUREMENT_VERSION
 
