@@ -11,12 +11,14 @@ import importlib
 import importlib.util
 from pathlib import Path
 from types import ModuleType
-from typing import Any
-
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from dualformer.config import ConfigError, nearest
-from dualformer.model_config import ModelConfig
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from dualformer.model_config import ModelConfig
 
 MODELS = {
     "dualformer_tiny": "dualformer.model:dualformer_tiny",

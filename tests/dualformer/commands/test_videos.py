@@ -14,7 +14,7 @@ from dualformer.cli import main
 from dualformer.gradcam import gradcam
 from tests.helpers.videos import write_audio, write_images, write_manifest, write_video
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[3]
 SMALL = ("--model", "dualformer_tiny", "--num-frames", "4", "--crop-size", "64")
 
 
@@ -217,4 +217,4 @@ def test_the_module_runs_as_a_program(tmp_path):
         text=True,
     )
     assert (process.returncode, process.stdout) == (2, "")
-    assert process.stderr == f"dualformer: error: {tmp_path / 'nowhere'}: no such folder\n"
+    assert process.stderr == f"dualformer check-videos: {tmp_path / 'nowhere'}: no such folder\n"
