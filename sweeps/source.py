@@ -1,10 +1,12 @@
-"""The code of this project as files: where it lies, what it hashes to, which commit it is."""
+"""The code of this project as files: where it lies, what it hashes to, which commit it is, what a process used of it."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import subprocess
+import sys
+import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,9 @@ PACKAGES = ("dualformer", "baselines", "slurm", "sweeps")
 SOURCE = "source.json"
 _SUFFIXES = frozenset({".py", ".yaml", ".sh"})
 
+_INSTALLED = frozenset({"site-packages", "dist-packages"})
+_STANDARD_LIBRARY = Path(sysconfig.get_path("stdlib")).resolve()
+
 
 def code_hash(root: Path = ROOT) -> str:
     """Returns 12 hexadecimal digits that stand for every line of code a run may execute."""
@@ -25,6 +30,29 @@ def code_hash(root: Path = ROOT) -> str:
         content = hashlib.sha256(path.read_bytes()).hexdigest()
         digest.update(f"{content}  {name.as_posix()}\n".encode())
     return digest.hexdigest()[:12]
+
+
+def imported_files() -> dict[str, str]:
+    """Returns the project files that this process has imported, each with 12 hexadecimal digits of its SHA-256.
+
+    Files of the project are named by their path from its root. Modules from elsewhere that no installation brought, such
+    as a network of one's own, count as well; they are named by their module, since their place is nobody's business.
+    """
+    found = {}
+    for name, module in sorted(sys.modules.items()):
+        path = Path(getattr(module, "__file__", None) or "")
+        if path.suffix == ".py" and path.is_file() and (known := _project_name(name, path.resolve())):
+            found[known] = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+    return found
+
+
+def _project_name(module: str, path: Path) -> str | None:
+    """What a module's file is called in a list of code, None where it is no code of the project or its user's."""
+    if path.is_relative_to(ROOT) and (below := path.relative_to(ROOT)).parts[0] in PACKAGES:
+        return below.as_posix()
+    if _INSTALLED & set(path.parts) or path.is_relative_to(_STANDARD_LIBRARY):
+        return None
+    return f"{module.replace('.', '/')}.py"
 
 
 def source_state(root: Path = ROOT) -> dict[str, Any]:
