@@ -123,6 +123,11 @@ def kept_files(circumstances: Mapping[str, Any]) -> Files:
     return files if isinstance(files, dict) and circumstances.get("code") else {}
 
 
+def code_of(row: Row) -> str | None:
+    """What stands for the code of a row: its digest, or the commit where that is all that is known."""
+    return row.get(provenance.PREFIX + "code") or row.get(provenance.PREFIX + "commit")
+
+
 def sheet_codes(sheet: Mapping[str, Any]) -> dict[str, Files]:
     """Digest -> project files by a table's sheet; older sheets list digests alone."""
     codes = sheet.get("codes")
