@@ -221,6 +221,16 @@ def _overview() -> str:
     return "\n\n".join(lines)
 
 
+def documented() -> str:
+    """Returns the table of commands in docs/commands.md."""
+    lines = ["| command | what it does |", "| --- | --- |"]
+    for group in dict.fromkeys(command.group for command in COMMANDS.values()):
+        lines.append(f"| **{group}** | |")
+        members = [command for command in COMMANDS.values() if command.group == group]
+        lines += [f"| `dualformer {command.name}` | {command.help} |" for command in members]
+    return "\n".join(lines) + "\n"
+
+
 def _complete() -> None:
     """Answers a shell that asks how the line goes on, and ends; does nothing otherwise."""
     if "_ARGCOMPLETE" not in os.environ:
