@@ -31,21 +31,16 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     return f"; valid: {', '.join(valid)}"
 
 
-_IRRELEVANT = {"irrelevant": True}
+IRRELEVANT = {"irrelevant": True}
+"""Metadata of a field of a config that, with all below it, can't change what comes of it: no part of an identity."""
 
 
-def irrelevant(default: Any = dataclasses.MISSING, **options: Any) -> Any:
-    """Declares a field of a config, with all below it, that can't change what comes of it: no part of an identity.
-
-    Args:
-        default: its default.
-        **options: further arguments of `dataclasses.field`, such as `default_factory`.
-    """
-    return dataclasses.field(default=default, metadata=_IRRELEVANT, **options)
+def irrelevant(default: Any) -> Any:
+    """Declares a field that can't change what comes of the config, with its default."""
+    return dataclasses.field(default=default, metadata=IRRELEVANT)
 
 
-def is_irrelevant(field: dataclasses.Field) -> bool:
-    """Whether a field was declared by `irrelevant`."""
+def is_irrelevant(field: dataclasses.Field[Any]) -> bool:
     return bool(field.metadata.get("irrelevant"))
 
 

@@ -14,11 +14,12 @@ import json
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from dualformer.config import Config, ConfigError, flatten, irrelevant
+from dualformer.config import IRRELEVANT, Config, ConfigError, flatten, irrelevant
 from dualformer.config_fields import ConfigField, fields_of
 from dualformer.data.config import DataConfig
 from dualformer.optim import Rule
 from dualformer.results.result import MEASUREMENT_VERSION
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelChoice(Config):
@@ -259,7 +260,7 @@ class RunConfig(Config):
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
     evaluate: EvaluateConfig = dataclasses.field(default_factory=EvaluateConfig)
     measure: MeasureConfig = dataclasses.field(default_factory=MeasureConfig)
-    resources: ResourceConfig = irrelevant(default_factory=ResourceConfig)
+    resources: ResourceConfig = dataclasses.field(default_factory=ResourceConfig, metadata=IRRELEVANT)
 
     def check(self) -> None:
         _at_least(self, 0, "seed")

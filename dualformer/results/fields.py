@@ -7,9 +7,10 @@ of tables, range checks, metrics to compare and documentation are all read from 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import types
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import pydantic
@@ -61,7 +62,8 @@ def field(
     return pydantic.Field(default=default, description=meaning, json_schema_extra=about)
 
 
-def declared(model: type[pydantic.BaseModel]) -> dict[str, Field]:
+@functools.cache
+def declared(model: type[pydantic.BaseModel]) -> Mapping[str, Field]:
     """Returns the fields that a model declares by `field`, by name, in their order."""
     found = {}
     for name, info in model.model_fields.items():

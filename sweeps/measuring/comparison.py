@@ -18,6 +18,7 @@ from torch import nn
 
 from dualformer.config import ConfigError
 from dualformer.registry import create_model
+from dualformer.results.statistics import median_ratio
 from sweeps import machine_lock
 from sweeps.measuring import machine
 from sweeps.measuring.measurement import (
@@ -29,7 +30,7 @@ from sweeps.measuring.measurement import (
     relative_error,
     settings,
 )
-from sweeps.measuring.timing import clock_of, interleave, median_ratio, quantiles, warm_up
+from sweeps.measuring.timing import clock_of, interleave, quantiles, warm_up
 from sweeps.run_config import MeasureConfig
 
 

@@ -14,11 +14,9 @@ Evaluating, timing and starting are left out everywhere.
 from __future__ import annotations
 
 import argparse
-import csv
 import dataclasses
 import functools
 import heapq
-import json
 import statistics
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,9 +24,10 @@ from pathlib import Path
 from typing import Any
 
 from dualformer.config import ConfigError, flatten
-from dualformer.data.dataset import DataConfig, load_manifest
+from dualformer.data.config import DataConfig
+from dualformer.data.dataset import load_manifest
 from dualformer.data.manifest import DataError
-from dualformer.results.result import read_result
+from dualformer.results import result_set
 from sweeps.launching.grid import Cell, load_grid
 from sweeps.run_config import RunConfig
 from sweeps.training.schedule import Schedule
@@ -138,10 +137,10 @@ def _training_videos(config: DataConfig) -> int:
 
 def read_rows(path: Path) -> list[Row]:
     """Finished runs of a folder of runs, of a table, or of all tables below a folder; none where there is nothing."""
-    if path.is_file():
-        return _read_table(path)
-    runs = [row for config in sorted(path.glob("*/config.json")) if (row := _read_run(config.parent))]
-    return runs or [row for table in sorted(path.rglob("*.csv")) for row in _read_table(table)]
+    try:
+        return [row for found in result_set.read(path) for row in found.rows]
+    except result_set.ResultSetError:
+        return []
 
 
 def describe(cost: Cost | None) -> str:
@@ -204,30 +203,6 @@ def _frozen(value: Any) -> Any:
 def _median(values: Iterable[float | None]) -> float | None:
     known = [value for value in values if value]
     return statistics.median(known) if known else None
-
-
-def _read_run(folder: Path) -> Row | None:
-    result = read_result(folder)
-    if result is None:
-        return None
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except ValueError:
-        return None
-    return {**flatten(config), **result.to_dict()}
-
-
-def _read_table(path: Path) -> list[Row]:
-    with open(path, newline="", encoding="utf-8") as file:
-        return [{name: _value(text) for name, text in row.items()} for row in csv.DictReader(file)]
-
-
-def _value(text: str) -> Any:
-    """A cell: null where empty, else JSON where it is JSON, else text."""
-    try:
-        return json.loads(text) if text else None
-    except ValueError:
-        return text
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -34,6 +34,7 @@ from torch.utils._pytree import tree_leaves
 
 from dualformer.config import ConfigError
 from dualformer.reference import naive
+from dualformer.results.result import of_kind
 from sweeps import machine_lock
 from sweeps.measuring import machine
 from sweeps.measuring.timing import Clock, Times, clock_of, quantiles, time_passes
@@ -41,14 +42,7 @@ from sweeps.run_config import MeasureConfig
 
 GIB = 2**30
 
-FIELDS = (
-    "latency_ms_p50",
-    "latency_ms_p20",
-    "latency_ms_p80",
-    "throughput_clips_per_s",
-    "peak_mem_gib",
-    "energy_j_per_clip",
-)
+FIELDS = of_kind("timed")
 """What `measure` gives to a result; None means not measured."""
 
 BACKENDS = {
