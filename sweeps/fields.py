@@ -139,7 +139,7 @@ def _lines(fields: Sequence[ConfigField]) -> list[str]:
     texts = ["meaning", *(item.text for item in fields)]
     laid_out = columns([(*row, "|") for row in rows])
     if sys.stdout.isatty():
-        width = shutil.get_terminal_size().columns - len(laid_out[0]) + 1
+        width = shutil.get_terminal_size().columns
         lines = [line for row, text in zip(laid_out, texts) for line in _wrapped(row.removesuffix("|"), text, width)]
     else:
         lines = [row.removesuffix("|") + text for row, text in zip(laid_out, texts)]
@@ -149,9 +149,9 @@ def _lines(fields: Sequence[ConfigField]) -> list[str]:
 
 def _wrapped(row: str, text: str, width: int) -> list[str]:
     """A row with its text beside it, or under it where there is no room."""
-    if width < _NARROWEST_TEXT:
-        return [row.rstrip(), *textwrap.wrap(text, initial_indent=" " * 6, subsequent_indent=" " * 6)]
-    first, *rest = textwrap.wrap(text, width) or [""]
+    if width - len(row) < _NARROWEST_TEXT:
+        return [row.rstrip(), *textwrap.wrap(text, width, initial_indent=" " * 6, subsequent_indent=" " * 6)]
+    first, *rest = textwrap.wrap(text, width - len(row)) or [""]
     return [row + first, *(" " * len(row) + line for line in rest)]
 
 

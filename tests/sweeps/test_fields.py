@@ -76,7 +76,7 @@ def test_options_of_every_attention_are_listed(capsys):
 def test_what_matches_nothing_is_told_with_the_nearest(capsys):
     assert main(["fields", "train.batchsize"]) == 2
     assert "no field matches 'train.batchsize'; did you mean 'train.batch_size'" in capsys.readouterr().err
-    assert main(["fields", "model.overrides.depth", "--model", "vivit_base"]) == 2
+    assert main(["fields", "model.overrides.dept", "--model", "vivit_base"]) == 2
     assert "did you mean 'model.overrides.depth" in capsys.readouterr().err
     assert main(["fields", "model.overrides.*", "--model", "vivit"]) == 2
     assert "unknown model 'vivit'; did you mean 'vivit_base'" in capsys.readouterr().err
@@ -90,7 +90,6 @@ def test_a_terminal_gets_lines_that_fit(columns, capsys, monkeypatch):
     lines = capsys.readouterr().out.splitlines()
     texts = [line for line in lines if "field" not in line and not line.lstrip("* ").startswith("measure.")]
     assert texts and max(map(len, texts)) <= columns
-    assert "does not change" not in "".join(lines)
 
 
 @pytest.mark.parametrize(
