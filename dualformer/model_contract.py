@@ -81,8 +81,8 @@ def need(model: nn.Module, name: str, purpose: str) -> Any:
     """
     found = part(model, name)
     if found is None:
-        why = lacking(model, name)
-        raise LacksPartError(f"{purpose}: {name_of(model)} has no {name} ({why or PARTS[name]}), so it can't be done")
+        why = lacking(model, name) or f"it would be {PARTS[name]}"
+        raise LacksPartError(f"{name_of(model)} has no {name}, so {purpose} can't be done: {why}")
     return found
 
 
