@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dualformer.adapt import adapt
+    from dualformer.adapter import adapt
     from dualformer.config import ConfigError
     from dualformer.macs import count_macs
     from dualformer.registry import create_model, list_models
@@ -21,7 +21,7 @@ __all__ = ["ConfigError", "adapt", "count_macs", "create_model", "list_models", 
 
 _MODULES = {
     "ConfigError": "dualformer.config",
-    "adapt": "dualformer.adapt",
+    "adapt": "dualformer.adapter",
     "count_macs": "dualformer.macs",
     "create_model": "dualformer.registry",
     "list_models": "dualformer.registry",

@@ -9,11 +9,15 @@ import argparse
 import difflib
 import math
 import re
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from dualformer.config import nearest
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
 
 
 class HelpFormatter(argparse.HelpFormatter):
@@ -51,6 +55,11 @@ class Parser(argparse.ArgumentParser):
             hint for word in self._options_typed() if (hint := self._hint(word)) and word not in message.split("'")
         ]
         self.exit(2, f"{self.prog}: {one_line('; '.join([message, *hints]))} (see {self.prog} --help)\n")
+
+    def _print_message(self, message: str, file: SupportsWrite[str] | None = None) -> None:
+        """Without argparse's silence about output that nobody takes."""
+        if message:
+            (file or sys.stderr).write(message)
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:

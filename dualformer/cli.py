@@ -130,11 +130,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     command = COMMANDS.get(words[0]) if words else None
-    if command is None:
-        _whole_parser().parse_args(words)  # which ends here: help, version, or an unknown command
-        return 2
-    with _errors_as_status(command.name) as outcome:
-        outcome.status = command.run(words[1:])
+    with _errors_as_status(f"dualformer {command.name}" if command else "dualformer") as outcome:
+        if command is None:
+            _whole_parser().parse_args(words)  # which ends here: help, version, or an unknown command
+        else:
+            outcome.status = command.run(words[1:])
     return outcome.status
 
 
@@ -156,7 +156,7 @@ class _Outcome:
 
 
 @contextlib.contextmanager
-def _errors_as_status(command: str) -> Iterator[_Outcome]:
+def _errors_as_status(program: str) -> Iterator[_Outcome]:
     """Turns what a command raises into its exit status, and one line on stderr."""
     outcome = _Outcome()
     try:
@@ -169,7 +169,7 @@ def _errors_as_status(command: str) -> Iterator[_Outcome]:
         if not _is_for_the_user(error) or os.environ.get("DUALFORMER_TRACEBACK"):
             raise
         outcome.status = 2
-        print(f"dualformer {command}: {one_line(_text(error))}", file=sys.stderr)
+        print(f"{program}: {one_line(_text(error))}", file=sys.stderr)
 
 
 def _is_for_the_user(error: Exception) -> bool:
@@ -219,6 +219,16 @@ def _overview() -> str:
         members = [command for command in COMMANDS.values() if command.group == group]
         lines.append(f"{group}:\n" + "\n".join(f"  {command.name:{width}}{command.help}" for command in members))
     return "\n\n".join(lines)
+
+
+def documented() -> str:
+    """Returns the table of commands in docs/commands.md."""
+    lines = ["| command | what it does |", "| --- | --- |"]
+    for group in dict.fromkeys(command.group for command in COMMANDS.values()):
+        lines.append(f"| **{group}** | |")
+        members = [command for command in COMMANDS.values() if command.group == group]
+        lines += [f"| `dualformer {command.name}` | {command.help} |" for command in members]
+    return "\n".join(lines) + "\n"
 
 
 def _complete() -> None:

@@ -14,7 +14,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from dualformer import model_path
 from dualformer.config import ConfigError, nearest
 
 if TYPE_CHECKING:
@@ -52,6 +51,8 @@ def source_files(name: str) -> list[Path]:
     Raises:
         ConfigError: it is neither.
     """
+    from dualformer import model_path  # here, since it brings torch along, which naming models doesn't need
+
     if name in MODELS:
         return []
     if model_path.is_path(name):
@@ -86,6 +87,8 @@ def model_config(name: str, **changes: Any) -> ModelConfig:
     if isinstance(changes.get("crop_size"), int) and not isinstance(changes["crop_size"], bool):
         changes["crop_size"] = (changes["crop_size"],) * 2
     if name not in MODELS:
+        from dualformer import model_path
+
         if not model_path.is_path(name):
             raise _unknown(name)
         return model_path.path_config(name, changes)

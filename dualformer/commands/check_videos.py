@@ -35,7 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="CSV",
         help="list of unusable videos with reasons",
     )
-    parser.add_argument("--report", type=Path, metavar="CSV", help="also write what was found about every video")
+    parser.add_argument(
+        "--report", type=Path, metavar="CSV", help="also write what was found about every video (default: not written)"
+    )
     parser.add_argument("--decoder", nargs="+", choices=tuple(DECODERS), default=["decord"], help="which may seek")
     parser.add_argument(
         "--time-limit-s",

@@ -9,10 +9,14 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+from typing import TYPE_CHECKING
 
 from dualformer.arguments import columns
 from dualformer.config import ConfigError, nearest
 from dualformer.registry import MODELS, list_models, model_config
+
+if TYPE_CHECKING:
+    from dualformer.model_config import ModelConfig
 
 _HEADS = ("model", "params, M", "GMACs per view", "clip", "paper")
 
@@ -48,11 +52,11 @@ def _row(name: str) -> tuple[str, ...]:
     params_m = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     gmacs = count_macs(model).total / 1e9
     clip = "x".join(map(str, config.clip_shape[1:]))
-    return (name, f"{params_m:.3f}", f"{gmacs:.2f}", clip, _paper(type(config).__module__))
+    return (name, f"{params_m:.3f}", f"{gmacs:.2f}", clip, paper(type(config)))
 
 
-def _paper(module: str) -> str:
-    """Venue and arXiv number, which the docstring of a model's file gives after authors and title."""
-    text = " ".join((sys.modules[module].__doc__ or "").split())
+def paper(config: type[ModelConfig]) -> str:
+    """Returns venue and arXiv number, which the docstring of a model's file gives after authors and title."""
+    text = " ".join((sys.modules[config.__module__].__doc__ or "").split())
     found = re.search(r'Paper: [^"]*"[^"]+", (.+?\d{4}\.\d{5})', text)
     return found[1] if found else ""

@@ -28,9 +28,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="[SPLIT=]FILE",
-        help="the data set's own lists, or folders of them; SPLIT where neither content nor name tells it",
+        help="the data set's own lists, or folders of them, SPLIT where neither content nor name tells it "
+        "(default: none, as FORMAT folders has it)",
     )
-    parser.add_argument("--classes", type=Path, metavar="FILE", help="class names in their order, one a line, or JSON")
+    parser.add_argument(
+        "--classes",
+        type=Path,
+        metavar="FILE",
+        help="class names in their order, one a line, or JSON (default: those of the annotations or folders)",
+    )
     folds = ", ".join(f"{name} has {count}" for name, count in FOLDS.items())
     parser.add_argument("--fold", type=positive, metavar="N", help=f"which official split ({folds}; default: 1)")
     parser.add_argument("--rawframes", action="store_true", help="clips are folders of images")
