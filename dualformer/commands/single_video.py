@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from dualformer.arguments import positive
 from dualformer.config import ConfigError
-from dualformer.data.manifest import DataError
+from dualformer.data.files import DataError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -60,21 +60,22 @@ def views(options: argparse.Namespace, model: nn.Module) -> tuple[Tensor, Tensor
     import torch
 
     from dualformer.data import transforms
-    from dualformer.data.dataset import DataConfig
+    from dualformer.data.config import DataConfig
     from dualformer.data.reader import inspect_video, read_in_order
     from dualformer.data.sampling import at_average_rate, test_indices
+    from dualformer.model_contract import config_of
 
-    config, (_, num_frames, *crop_size) = DataConfig(), model.config.clip_shape
+    config, (_, num_frames, height, width) = DataConfig(), config_of(model).clip_shape
     info = inspect_video(options.video, "pyav")
     indices = test_indices(info.num_frames, num_frames, options.frame_stride, options.num_clips, "repeat_last")
     indices = at_average_rate(indices, info.times, info.seconds)
-    frames = torch.from_numpy(read_in_order(options.video, indices.ravel())).permute(0, 3, 1, 2)
-    frames = transforms.resize(frames, options.resize or max(crop_size))
-    if min(frames.shape[-2:]) < max(crop_size):
-        raise ConfigError(f"--resize {options.resize} is smaller than the crop {crop_size[0]}x{crop_size[1]}")
-    transform = transforms.EvalTransform(tuple(crop_size), config.mean, config.std, options.num_crops)
+    frames = torch.from_numpy(read_in_order(options.video, indices.ravel().tolist())).permute(0, 3, 1, 2)
+    frames = transforms.resize(frames, options.resize or max(height, width))
+    if min(frames.shape[-2:]) < max(height, width):
+        raise ConfigError(f"--resize {options.resize} is smaller than the crop {height}x{width}")
+    transform = transforms.EvalTransform((height, width), config.mean, config.std, options.num_crops)
     clips = frames.split(num_frames)
-    first_view = transforms.test_crops(clips[0], tuple(crop_size), options.num_crops)[0]
+    first_view = transforms.test_crops(clips[0], (height, width), options.num_crops)[0]
     return torch.cat([transform(clip) for clip in clips]), first_view
 
 

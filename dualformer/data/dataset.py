@@ -26,10 +26,10 @@ from dualformer.data import sampling, transforms, two_scale
 from dualformer.data.augment import mix
 from dualformer.data.cache import CacheError, cache_dir, cache_error
 from dualformer.data.config import EMBEDDED, DataConfig
-from dualformer.data.files import utf8
+from dualformer.data.files import DataError, utf8
 from dualformer.data.handover import stacked
 from dualformer.data.inspection import inspect_all
-from dualformer.data.manifest import DataError, Entry, Manifest, read_manifest
+from dualformer.data.manifest import Entry, Manifest, read_manifest
 from dualformer.data.reader import VideoError, VideoInfo, read_by_seeking, read_in_order
 
 

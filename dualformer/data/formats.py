@@ -223,7 +223,7 @@ def plain_list(source: Source) -> Listing:
         raise DataError(f"{place}: label '{label}' is not a whole number from 0, as labels of other lines are")
     given = read_classes(source.classes) if source.classes else None
     if all(numbered):
-        numbers = [whole_number(label) for _, _, label, _, _ in rows]
+        numbers = [number for _, _, label, _, _ in rows if (number := whole_number(label)) is not None]
         count = len(given) if given else 1 + max(numbers, default=-1)
         if count > MOST_CLASSES:
             raise DataError(
@@ -586,9 +586,10 @@ def _class_ind(path: Path) -> tuple[str, ...]:
     pairs = []
     for place, line in _lines(path):
         number, _, name = line.partition(" ")
-        if not whole_number(number) or not name:
+        position = whole_number(number)
+        if not position or not name:
             raise DataError(f"{place}: '{line}' is not a number from 1 and a class")
-        pairs.append((name.strip(), str(whole_number(number) - 1)))
+        pairs.append((name.strip(), str(position - 1)))
     return _by_index(path, pairs)
 
 

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dualformer.data.augment import AugmentConfig, uniform, vary_levels
+from dualformer.data.augment import uniform, vary_levels
+from dualformer.data.config import AugmentConfig
 
 # Range of a random crop's width over height before it is resized: torchvision's and mmaction2's RandomResizedCrop.
 _ASPECT_RANGE = (3 / 4, 4 / 3)
