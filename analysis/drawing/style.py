@@ -6,9 +6,8 @@ import csv
 import dataclasses
 import functools
 
-from dualformer.attention.style import OTHER, Style, of_family, of_pattern
-
 from analysis.load import FOLDER
+from dualformer.attention.style import OTHER, Style, of_family, of_pattern
 
 __all__ = ["Style", "network_of", "of_pattern", "published_families", "rank"]
 
