@@ -37,6 +37,7 @@ from dualformer.results.table import Row  # noqa: E402
 
 DEVICE = provenance.PREFIX + "device_name"
 COMMIT = provenance.PREFIX + "commit"
+CODE = provenance.PREFIX + "code"
 DIRTY = provenance.PREFIX + "dirty"
 
 Sheet = dict[str, Any]
@@ -180,12 +181,9 @@ def _sheet(
     record: Mapping[str, Any], device: str, rows: list[Row], codes: Mapping[str, Files], allow_mixed_code: bool
 ) -> Sheet:
     finished = [row for row in rows if row["status"] != MISSING]
-    used = sorted({code for row in finished if (code := result_set.code_of(row))})
-    if not allow_mixed_code and (mixed := mixed_code(used, codes)):
-        counts = collections.Counter(result_set.code_of(row) or "unknown" for row in finished)
-        told = ", ".join(f"{count} of {code}" for code, count in sorted(counts.items()))
+    if not allow_mixed_code and (mixed := _mixed(finished, codes)):
         raise CollectError(
-            f"results of {record['grid']} on {device} are of {mixed} ({told}); "
+            f"results of {record['grid']} on {device} are of {mixed}; "
             "launch again with --retry ok, or pass --allow-mixed-code"
         )
     return {
@@ -193,8 +191,8 @@ def _sheet(
         "grid": record["grid"],
         "device": device_slug(device),
         "device_name": device,
-        "commits": sorted({row[COMMIT] for row in finished if row.get(COMMIT)}),
-        "codes": {code: dict(codes.get(code, {})) for code in used},
+        "commits": list(_counts(finished, COMMIT)),
+        "codes": {code: dict(codes.get(code, {})) for code in _counts(finished, CODE)},
         "dirty": any(row.get(DIRTY) for row in finished),
         "collected_utc": utc_now(),
         "expected": [row["run_id"] for row in rows],
@@ -203,6 +201,22 @@ def _sheet(
         "differs": _differing(record),
         "text": record.get("text"),
     }
+
+
+def _mixed(finished: list[Row], codes: Mapping[str, Files]) -> str:
+    """Why finished rows are of mixed code; where their files weren't kept, commits must be the same as well."""
+    counts = _counts(finished, CODE)
+    mixed = mixed_code(counts, codes)
+    if not mixed and not all(row.get(CODE) in codes for row in finished):
+        counts = _counts(finished, COMMIT)
+        mixed = f"mixed commits: {', '.join(counts)}" if len(counts) > 1 else ""
+    told = ", ".join(f"{count} of {name}" for name, count in counts.items())
+    return f"{mixed} ({told})" if mixed else ""
+
+
+def _counts(rows: Iterable[Row], column: str) -> dict[str, int]:
+    """How many rows have each value of a column, sorted by value."""
+    return dict(sorted(collections.Counter(row[column] for row in rows if row.get(column)).items()))
 
 
 def _differing(record: Mapping[str, Any]) -> list[str]:

@@ -50,6 +50,7 @@ CONDITIONS = {
 ONE_VALUE = ("device", "schema", "measurement")
 """Conditions of which a comparison holds one value only: no configuration would tell its rows apart."""
 
+
 class CompareError(Exception):
     """The two sets can't be set side by side."""
 
@@ -148,8 +149,8 @@ def read_side(name: str) -> Side:
     """
     path, _, commit = (name, "", "") if Path(name).exists() else name.partition("@")
     sets = result_set.read(Path(path))
-    if torn := [problem for found in sets for problem in found.problems if "is not" in problem]:
-        raise CompareError("; ".join(torn))
+    if damaged := [problem for found in sets for problem in found.damaged]:
+        raise CompareError("; ".join(damaged))
     rows = [row for found in sets for row in found.rows if str(row.get("provenance.commit", "")).startswith(commit)]
     if not all(isinstance(row.get("run_id"), str) for row in rows):
         raise CompareError(f"rows of '{path}' have no run_id that is text")

@@ -41,8 +41,7 @@ def imported_files() -> dict[str, str]:
     project = {path.resolve(): name.as_posix() for name, path in files(ROOT)}
     found = {}
     for module, path in _modules():
-        name = project.get(path) or (None if _is_installed(path) else f"{module.replace('.', '/')}.py")
-        if name is not None:
+        if name := project.get(path) or (None if _is_installed(path) else _name(module, path)):
             found[name] = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
     return found
 
@@ -53,6 +52,11 @@ def _modules() -> Iterator[tuple[str, Path]]:
         path = Path(getattr(module, "__file__", None) or "")
         if path.suffix == ".py" and path.is_file():
             yield name, path.resolve()
+
+
+def _name(module: str, path: Path) -> str:
+    """`mine.net` -> mine/net.py, and `mine` -> mine/__init__.py where that is a package."""
+    return module.replace(".", "/") + ("/__init__.py" if path.name == "__init__.py" else ".py")
 
 
 def _is_installed(path: Path) -> bool:
