@@ -12,7 +12,7 @@ import difflib
 import functools
 import json
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Self
 
 import pydantic
@@ -66,6 +66,37 @@ class Config:
             ConfigError: as `from_dict`.
         """
         return type(self).from_dict(_merge(self.to_dict(), changes))
+
+
+class FrozenMapping(Mapping[str, Any]):
+    """A mapping that can't be changed and has a hash, so that a config that holds one is frozen and hashable too."""
+
+    def __init__(self, values: Mapping[str, Any] | None = None) -> None:
+        self._values = dict(values or {})
+
+    def __getitem__(self, name: str) -> Any:
+        return self._values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self._values.items()))
+
+    def __repr__(self) -> str:
+        return repr(self._values)
+
+
+def freeze(value: Any) -> Any:
+    """Returns plain data that can't be changed: `FrozenMapping` for mappings and tuples for lists, at every depth."""
+    if isinstance(value, Mapping):
+        return FrozenMapping({name: freeze(item) for name, item in value.items()})
+    if isinstance(value, (list, tuple)):
+        return tuple(freeze(item) for item in value)
+    return value
 
 
 @functools.cache

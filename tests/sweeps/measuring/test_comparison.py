@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dualformer.attention import GlobalPyramidAttention
+from dualformer.attention.global_pyramid import GlobalPyramidAttention
 from dualformer.registry import create_model
 from sweeps.measuring import comparison as side_by_side
 from sweeps.measuring.timing import median_ratio
