@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -26,6 +25,7 @@ Call = Callable[[nn.Module, Tensor], Any]
 Grid = tuple[int, int, int]
 
 _PREFIX = "network."
+_LISTS = (nn.ModuleList, nn.Sequential)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -114,7 +114,7 @@ class Adapted(nn.Module):
             wanted = ", ".join(map(str, self.config.clip_shape))
             raise ValueError(f"{self.config.name} takes clips [B, {wanted}] and got {list(clip.shape)}")
         logits = _logits(self.network, clip, self._call)
-        if not isinstance(logits, Tensor) or logits.shape != (len(clip), self.config.num_classes):
+        if not isinstance(logits, Tensor) or logits.shape != (clip.shape[0], self.config.num_classes):
             raise ValueError(_no_logits(self.config.name, logits))
         return logits
 
@@ -378,16 +378,14 @@ def _find_tokens(output: _Output, before: Sequence[_Output]) -> tuple[_Place | N
 
 
 def _find_blocks(network: nn.Module) -> tuple[str, ...]:
-    """Names of the outermost modules of the kinds that some list of modules holds several of, and nothing else."""
-    lists = [
-        list(modules)
-        for modules in network.modules()
-        if isinstance(modules, nn.ModuleList | nn.Sequential) and len({type(module) for module in modules}) == 1
-    ]
-    counts = Counter({type(modules[0]): 0 for modules in lists})
-    for modules in lists:
-        counts[type(modules[0])] = max(counts[type(modules[0])], len(modules))
-    kinds = {kind for kind, count in counts.items() if count > 1 and not kind.__module__.startswith("torch.nn.")}
+    """Names of the outermost modules of the kinds of which some list of modules holds several, and nothing else.
+
+    A layer without layers of its own is no block.
+    """
+    kinds: set[type[nn.Module]] = set()
+    for modules in network.modules():
+        if isinstance(modules, _LISTS) and len(modules) > 1 and len({type(module) for module in modules}) == 1:
+            kinds |= {type(module) for module in modules if any(module.children()) and not isinstance(module, _LISTS)}
     names: list[str] = []
     for name, module in network.named_modules():
         if type(module) in kinds and not any(name.startswith(f"{outer}.") for outer in names):

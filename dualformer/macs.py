@@ -45,7 +45,7 @@ class MacCount:
     Attributes:
         total: the sum of `by_operator`.
         by_operator: "conv", "linear" (products with one shared matrix), "matmul" (batched products, such as
-            attention's), "layer_norm", "batch_norm"; operators that don't occur are absent.
+            attention's), "layer_norm", "batch_norm", "group_norm", "rms_norm"; operators that don't occur are absent.
         by_module: qualified name of every submodule that costs anything -> MACs, its children's included.
         head_included: whether the classification head is part of all of these.
     """
@@ -264,8 +264,13 @@ def _twin(tensor: Tensor, device: str) -> Tensor:
 @contextlib.contextmanager
 def _plain() -> Iterator[None]:
     """Nothing compiled or fused, so that matrix work shows as such."""
-    with torch.compiler.set_stance("force_eager"), sdpa_kernel(SDPBackend.MATH):
-        yield
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # of torch.nn.TransformerEncoderLayer and MultiheadAttention
+    try:
+        with torch.compiler.set_stance("force_eager"), sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
 
 
 def _summarise(by_module: Mapping[str, Counter[str]], left_out: str | None) -> MacCount:
@@ -342,32 +347,45 @@ class _Counter(TorchDispatchMode):
         packet = func._overloadpacket
         out = self.shapes.get(packet, func)(*args, **kwargs)
         if packet in MACS or packet in flop_registry:
-            macs = MACS[packet](*args) if packet in MACS else flop_registry[packet](*args, **kwargs, out_val=out) // 2
+            macs = _macs_of(packet, args, kwargs, out)
             for module in self.modules.parents:
                 self.by_module[module][OPERATOR_NAMES.get(packet, "matmul")] += macs
         elif not (func.is_view or torch.Tag.pointwise in func.tags or packet in FREE):
             raise UncountedOperatorError(
                 f"{packet} may do matrix work and nobody said how much; state it with "
-                f"torch.utils.flop_counter.register_flop_formula, or add it to dualformer.macs.FREE if it does none"
+                f"torch.utils.flop_counter.register_flop_formula, or dualformer.macs.FREE.add(torch.ops.{packet}) if "
+                f"it does none"
             )
         return out
+
+
+def _macs_of(packet: Any, args: tuple, kwargs: Mapping[str, Any], out: Any) -> int:
+    """What an operator costs by our formulas, else by half the FLOPs of torch's."""
+    if packet in MACS:
+        return MACS[packet](*args, **kwargs)
+    return flop_registry[packet](*args, **kwargs, out_val=out) // 2
 
 
 def _same_shape(x: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
     return torch.empty_like(x)
 
 
-def _layer_norm(x: torch.Tensor, normalized_shape: Any, weight: torch.Tensor | None, *_: Any) -> int:
-    """fvcore's rule: 5 operations per element, 4 without weight."""
+def _layer_norm(x: torch.Tensor, normalized_shape: Any, weight: torch.Tensor | None = None, *_: Any, **__: Any) -> int:
+    """fvcore's rule, also taken for norms by root mean square: 5 operations per element, 4 without weight."""
     return x.numel() * (4 if weight is None else 5)
 
 
-def _batch_norm(x: torch.Tensor, weight: torch.Tensor | None, *_: Any) -> int:
+def _group_norm(x: torch.Tensor, weight: torch.Tensor | None, *_: Any, **__: Any) -> int:
+    """fvcore's rule, that of layer norms."""
+    return x.numel() * (4 if weight is None else 5)
+
+
+def _batch_norm(x: torch.Tensor, weight: torch.Tensor | None, *_: Any, **__: Any) -> int:
     """fvcore's rule in eval mode: 2 operations per element, 1 without weight."""
     return x.numel() * (1 if weight is None else 2)
 
 
-def _convolution_backward(gradient: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, *rest: Any) -> int:
+def _convolution_backward(gradient: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, *rest: Any, **__: Any) -> int:
     """As many as the forward pass for each of the two gradients that is wanted.
 
     torch's own formula takes a depth-wise convolution for a dense one.
@@ -388,44 +406,69 @@ CONVOLUTIONS = (aten.convolution, aten._convolution, aten.cudnn_convolution, ate
 # Costs that torch doesn't know or has wrong.
 MACS = {
     aten.native_layer_norm: _layer_norm,
+    aten.native_group_norm: _group_norm,
+    **({aten._fused_rms_norm: _layer_norm} if hasattr(aten, "_fused_rms_norm") else {}),
+    aten.mv: lambda matrix, vector: matrix.numel(),
+    aten.addmv: lambda bias, matrix, vector, **_: matrix.numel(),
+    aten.dot: lambda x, y: x.numel(),
+    aten.vdot: lambda x, y: x.numel(),
+    aten.addbmm: lambda bias, x, y, **_: x.numel() * y.shape[-1],
     aten.convolution_backward: _convolution_backward,
     **dict.fromkeys(BATCH_NORMS, _batch_norm),
 }
 
 OPERATOR_NAMES = {
     aten.native_layer_norm: "layer_norm",
+    aten.native_group_norm: "group_norm",
+    **({aten._fused_rms_norm: "rms_norm"} if hasattr(aten, "_fused_rms_norm") else {}),
     **dict.fromkeys(BATCH_NORMS, "batch_norm"),
     **dict.fromkeys(CONVOLUTIONS, "conv"),
     **dict.fromkeys((aten.mm, aten.addmm), "linear"),
 }  # every other counted operator is a batched product, "matmul"
 
-# Free of matrix work though torch tags them neither pointwise nor views: creation, movement of data, reductions.
-FREE = frozenset(
-    {
-        *(
-            aten.empty,
-            aten.empty_like,
-            aten.empty_strided,
-            aten.zeros,
-            aten.ones,
-            aten.full,
-            aten.arange,
-            aten.linspace,
-        ),
-        *(aten.new_empty, aten.new_zeros, aten.new_ones, aten.new_full, aten.scalar_tensor, aten.fill_, aten.zero_),
-        aten.as_strided_,  # another view of the same memory, in place, so not among the views (torch.roll's, in-place)
-        *(aten._to_copy, aten.copy_, aten._unsafe_view, aten.cat, aten.stack, aten.roll, aten.flip, aten.repeat),
-        *(aten.index, aten.index_select, aten.gather, aten.embedding, aten.tril, aten.triu),
-        *(aten.constant_pad_nd, aten.replication_pad3d, aten.reflection_pad3d),
-        *(aten.sum, aten.mean, aten.amax, aten.amin, aten.max, aten.var_mean, aten._softmax, aten._safe_softmax),
-        *(aten.avg_pool2d, aten.avg_pool3d, aten._adaptive_avg_pool2d, aten._adaptive_avg_pool3d),
-        *(aten.bernoulli_, aten.rand, aten.new_empty_strided, aten.ones_like, aten.index_put),
-        *(aten.native_layer_norm_backward, aten.native_batch_norm_backward, aten._softmax_backward_data),
-        *(aten.select_backward, aten.slice_backward, aten.native_dropout_backward, aten.replication_pad3d_backward),
-        *(aten.avg_pool2d_backward, aten.avg_pool3d_backward, aten.max_pool3d_with_indices_backward),
-        *(aten.max_pool3d_with_indices, aten.upsample_nearest3d, aten.upsample_trilinear3d, aten.native_dropout),
-    }
-)
+_FREE_BY_REASON = {
+    "they create": """
+        empty empty_like empty_strided empty_permuted new_empty new_empty_strided zeros zeros_like new_zeros ones
+        ones_like new_ones full full_like new_full scalar_tensor arange linspace eye fill fill_ zero zero_ tril_indices
+        triu_indices _efficientzerotensor lift_fresh lift_fresh_copy""",
+    "they draw": """
+        rand rand_like randn randn_like randint randint_like randperm bernoulli bernoulli_ normal normal_ uniform_
+        normal_functional native_dropout native_dropout_backward alpha_dropout""",
+    "they copy and move": """
+        _to_copy copy copy_ clone contiguous _unsafe_view _reshape_copy as_strided_ resize_ set_ cat stack roll flip
+        repeat repeat_interleave index index_select take gather embedding embedding_dense_backward tril triu index_put
+        index_put_ _index_put_impl_ index_add index_add_ index_copy index_copy_ scatter scatter_ scatter_add
+        scatter_add_ masked_select masked_scatter select_scatter slice_scatter diagonal_scatter as_strided_scatter
+        select_backward slice_backward diagonal_backward unfold_backward im2col col2im pixel_shuffle pixel_unshuffle
+        channel_shuffle constant_pad_nd reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d
+        replication_pad2d replication_pad3d reflection_pad1d_backward reflection_pad2d_backward
+        reflection_pad3d_backward replication_pad1d_backward replication_pad2d_backward replication_pad3d_backward
+        split_with_sizes_copy unbind_copy meshgrid unsafe_split unsafe_split_with_sizes unsafe_chunk""",
+    "they reduce, sort or scan": """
+        sum mean amax amin max min prod any all argmax argmin std std_mean var var_mean logsumexp norm
+        linalg_vector_norm cumsum cumprod cummax cummin logcumsumexp topk sort argsort kthvalue median nonzero _unique2
+        bincount value_selecting_reduction_backward equal""",
+    "they are a softmax": """
+        _softmax _safe_softmax _log_softmax _softmax_backward_data _log_softmax_backward_data""",
+    "they pool or interpolate without weights": """
+        avg_pool1d avg_pool2d avg_pool3d avg_pool2d_backward avg_pool3d_backward max_pool2d_with_indices
+        max_pool3d_with_indices max_pool2d_with_indices_backward max_pool3d_with_indices_backward _adaptive_avg_pool2d
+        _adaptive_avg_pool3d _adaptive_avg_pool2d_backward _adaptive_avg_pool3d_backward adaptive_max_pool2d
+        adaptive_max_pool3d adaptive_max_pool2d_backward adaptive_max_pool3d_backward fractional_max_pool3d
+        upsample_nearest1d upsample_nearest2d upsample_nearest3d _upsample_nearest_exact2d _upsample_nearest_exact3d
+        upsample_linear1d upsample_bilinear2d upsample_bicubic2d upsample_trilinear3d _upsample_bilinear2d_aa
+        _upsample_bicubic2d_aa upsample_nearest1d_backward upsample_nearest2d_backward upsample_nearest3d_backward
+        _upsample_nearest_exact2d_backward _upsample_nearest_exact3d_backward upsample_linear1d_backward
+        upsample_bilinear2d_backward upsample_bicubic2d_backward upsample_trilinear3d_backward grid_sampler_2d
+        grid_sampler_3d grid_sampler_2d_backward grid_sampler_3d_backward""",
+    "they go back through a norm, which isn't matrix work": """
+        native_layer_norm_backward native_batch_norm_backward native_group_norm_backward _fused_rms_norm_backward
+        batch_norm_backward cudnn_batch_norm_backward""",
+    "they check": "_assert_async _assert_tensor_metadata sym_size is_same_size",
+}
+
+FREE = {getattr(aten, name) for names in _FREE_BY_REASON.values() for name in names.split() if hasattr(aten, name)}
+"""Operators free of matrix work though torch tags them neither pointwise nor views; more may be added."""
 
 # What these give on the meta device. torch derives it in Python, which takes half of the time of a count.
 SHAPES = {
