@@ -17,18 +17,12 @@ import torch
 from torch import nn
 
 from dualformer.config import ConfigError
+from dualformer.modes import evaluating
 from dualformer.registry import create_model
 from sweeps import machine_lock
-from sweeps.measuring import machine
-from sweeps.measuring.measurement import (
-    disagreement,
-    eval_mode,
-    forward_pass,
-    random_clip,
-    reference_logits,
-    relative_error,
-    settings,
-)
+from sweeps.measuring import gate, machine
+from sweeps.measuring.forward import forward_pass, random_clip
+from sweeps.measuring.settings import settings
 from sweeps.measuring.timing import clock_of, interleave, median_ratio, quantiles, warm_up
 from sweeps.run_config import MeasureConfig
 
@@ -60,11 +54,12 @@ def side_by_side(
         stack.enter_context(settings(config, threads))
         steps = {}
         for name, model in models.items():
-            stack.enter_context(eval_mode(model.to(device)))
+            stack.enter_context(evaluating(model.to(device)))
             clip = random_clip(model, config.batch_size, device)
             steps[name] = forward_pass(model, clip, config)
-            if wrong := disagreement(relative_error(steps[name](), reference_logits(model, clip)), config):
-                raise WrongLogitsError(f"{name}: {wrong}")
+            compared = gate.compare(model, steps[name](), gate.reference_logits(model, clip), config)
+            if compared.reason:
+                raise WrongLogitsError(f"{name}: {compared.reason}")
         stack.enter_context(machine_lock.exclusive())
         before = machine.observe(device)
         for step in steps.values():

@@ -12,8 +12,11 @@ import torch
 from torch import nn
 
 from dualformer.config import ConfigError
+from dualformer.modes import evaluating
 from dualformer.registry import create_model
-from sweeps.measuring.measurement import eval_mode, forward_pass, is_out_of_memory, settings
+from sweeps.measuring.forward import forward_pass
+from sweeps.measuring.memory import is_out_of_memory
+from sweeps.measuring.settings import settings
 from sweeps.run_config import MeasureConfig
 
 
@@ -32,7 +35,7 @@ def max_batch(
         raise ValueError(
             "a CPU swaps or kills instead of saying that memory is out, so its largest batch isn't searched"
         )
-    with eval_mode(model.to(device)), settings(config, threads=1):
+    with evaluating(model.to(device)), settings(config, threads=1):
         return largest(lambda size: fits(model, config, size, device), limit)
 
 

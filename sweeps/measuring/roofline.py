@@ -20,9 +20,12 @@ from torch import Tensor, nn
 
 from dualformer.config import ConfigError
 from dualformer.macs import count_macs
+from dualformer.modes import evaluating
 from dualformer.registry import create_model
 from sweeps import machine_lock
-from sweeps.measuring.measurement import eval_mode, forward_pass, random_clip, settings, transformer_blocks
+from sweeps.measuring.blocks import transformer_blocks
+from sweeps.measuring.forward import forward_pass, random_clip
+from sweeps.measuring.settings import settings
 from sweeps.measuring.timing import clock_of, warm_up
 from sweeps.run_config import MeasureConfig
 
@@ -95,7 +98,7 @@ def roofline(model: nn.Module, config: MeasureConfig, *, device: str | torch.dev
         threads: CPU threads.
     """
     device = torch.device(device)
-    with eval_mode(model.to(device)), settings(config, threads), torch.inference_mode(), machine_lock.exclusive():
+    with evaluating(model.to(device)), settings(config, threads), torch.inference_mode(), machine_lock.exclusive():
         clip = random_clip(model, config.batch_size, device)
         ceilings = measure_ceilings(config, device)
         parts = tuple(parts_of(model, clip, config, ceilings, timed=True))
@@ -114,7 +117,7 @@ def lower_bound_ms(
         return None
     device = torch.device(device)
     try:
-        with eval_mode(model.to(device)), settings(config, threads), torch.inference_mode(), machine_lock.exclusive():
+        with evaluating(model.to(device)), settings(config, threads), torch.inference_mode(), machine_lock.exclusive():
             clip = random_clip(model, config.batch_size, device)
             parts = parts_of(model, clip, config, measure_ceilings(config, device), timed=False)
     except torch.OutOfMemoryError:
