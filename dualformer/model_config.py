@@ -18,7 +18,7 @@ class ModelConfig(Config):
     """What every model's config has; each model adds its own fields.
 
     Attributes:
-        name: key of `MODELS`; with the other fields it rebuilds the model.
+        name: key of `MODELS`, or the import path of a model of one's own; with the other fields it rebuilds the model.
         num_classes: length of the logits.
         num_frames: frames of the input clip (T).
         crop_size: height and width of the input clip in pixels (H, W).
@@ -61,5 +61,8 @@ class ModelConfig(Config):
         raise NotImplementedError(f"{type(self).__name__} must say which network it builds")
 
     def matrix_work(self, *, include_head: bool) -> int:
-        """Returns the multiply-accumulates of one view without norms, by arithmetic on these fields alone."""
-        raise NotImplementedError(f"{type(self).__name__} has no closed form of its cost; dualformer.count_macs counts")
+        """Returns the multiply-accumulates of one view without norms, by arithmetic on these fields alone.
+
+        Optional: where a model has no closed form, `dualformer.count_macs` counts.
+        """
+        raise ConfigError(f"{self.name} has no closed form of its cost; dualformer.count_macs counts it")
