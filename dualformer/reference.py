@@ -186,6 +186,11 @@ NAIVE: dict[type[Attention], Callable[[Attention, Tensor], Tensor]] = {
 }
 
 
+def num_twins(model: nn.Module) -> int:
+    """Returns how many modules of `model` have a twin; 0 means that `naive(model)` changes nothing."""
+    return sum(type(module) in NAIVE for module in model.modules())
+
+
 @contextlib.contextmanager
 def naive(model: nn.Module) -> Iterator[nn.Module]:
     """Inside the context every attention of `model` runs its twin of this file, without dropout."""

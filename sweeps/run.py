@@ -24,14 +24,14 @@ from dualformer.macs import count_macs, count_training_macs
 from dualformer.model_config import ModelConfig
 from dualformer.registry import create_model, model_config
 from dualformer.results import layout
-from dualformer.results.files import is_disk_full, utc_now, write_json
+from dualformer.results.files import is_disk_full, write_json
 from dualformer.results.result import Result, read_result, write_result
 from dualformer.weights import WeightsError, load_weights
 from slurm.task import LostContact, on_torchrun
 from sweeps.failure import COMMON_ERRORS, told_failure
 from sweeps.measuring.measurement import measure
 from sweeps.measuring.roofline import lower_bound_ms
-from sweeps.provenance import provenance
+from sweeps.provenance import finished, provenance
 from sweeps.run_config import RunConfig
 from sweeps.run_context import RunContext
 from sweeps.training import processes, scoring
@@ -81,7 +81,7 @@ def lead(context: RunContext) -> None:
         if is_disk_full(error):
             raise
         outcome.update(told_failure(error))
-    write_json(context.folder / layout.PROVENANCE, {**circumstances, "finished_utc": utc_now()})
+    write_json(context.folder / layout.PROVENANCE, finished(circumstances))
     write_result(context.folder, Result(run_id=context.folder.name, **outcome))
 
 
@@ -148,6 +148,7 @@ def measured(model: nn.Module, context: RunContext) -> Iterator[dict[str, Any]]:
     found = measure(model, config.measure, device=context.device, threads=config.threads)
     write_json(context.folder / layout.MEASUREMENT, found.details)
     yield {"status": found.status, "reason": found.reason, **found.fields}
+    yield {"gate": found.details.get("gate", {}).get("compared_with")}
     yield {name: found.details.get(name) for name in ("flags", "compile_s")}
     if found.status == "ok" and config.measure.latency:
         yield {"roofline_ms": lower_bound_ms(model, config.measure, device=context.device, threads=config.threads)}
@@ -165,7 +166,7 @@ def circumstances_of(context: RunContext) -> dict[str, Any]:
     """What `provenance.json` holds of a run that starts now."""
     config = context.config
     return {
-        **provenance(seed=config.seed, threads=config.threads, device=context.device.type, decoder=config.data.decoder),
+        **provenance(config, context.device.type),
         "num_processes": context.team.size,
         "weights_sha256": file_hash(config.model.weights),
     }

@@ -53,6 +53,22 @@ def write_bytes(path: Path, content: bytes | memoryview) -> None:
         raise RecordError(error.errno, f"cannot write {path} ({error.strerror}); nothing was changed") from error
 
 
+def read_object(path: Path) -> dict[str, Any]:
+    """Returns the JSON object in a file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it holds something else; the message names the file.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} is not a JSON object")
+    return value
+
+
 def append_line(path: Path, value: Mapping[str, Any]) -> None:
     """Adds one line of JSON in one write, on a line of its own even where a crash tore the last one."""
     with open(path, "ab+") as file:

@@ -8,19 +8,20 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from dualformer.config import ConfigError
-from sweeps.measuring.blocks import transformer_blocks
+from dualformer.model_contract import need
 
 
 @contextlib.contextmanager
 def compiled(model: nn.Module, compile: str) -> Iterator[None]:
-    """Compiles every block in place for the time of the context."""
+    """Compiles every block in place for the time of the context.
+
+    Raises:
+        LacksPartError: the model has no blocks, which is a `ConfigError`.
+    """
     if compile == "off":
         yield
         return
-    blocks = transformer_blocks(model)
-    if not blocks:
-        raise ConfigError(f"compile 'blocks': {type(model).__name__} has no list of modules named 'blocks'")
+    blocks = need(model, "blocks", "compile 'blocks'")
     torch.compiler.reset()
     try:
         with torch._dynamo.config.patch(recompile_limit=len(blocks) + 1):

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from dualformer.config import ConfigError
 from dualformer.modes import evaluating
+from dualformer.results.result import of_kind
 from sweeps import machine_lock
 from sweeps.measuring import gate, machine
 from sweeps.measuring.compiling import compiled, no_recompilation
@@ -37,16 +38,8 @@ from sweeps.measuring.settings import settings
 from sweeps.measuring.timing import Clock, Times, clock_of, quantiles, time_passes
 from sweeps.run_config import MeasureConfig
 
-FIELDS = (
-    "latency_ms_p50",
-    "latency_ms_p20",
-    "latency_ms_p80",
-    "throughput_clips_per_s",
-    "peak_mem_gib",
-    "energy_j_per_clip",
-)
+FIELDS = of_kind("timed")
 """What `measure` gives to a result; None means not measured."""
-
 
 HOST_BOUND = 0.8
 """Above this ratio of a pass' start to its latency the GPU waits for the host, whose speed the latency then is."""

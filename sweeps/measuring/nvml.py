@@ -1,4 +1,4 @@
-"""NVML, which knows clocks, power and neighbours of a GPU: the module `pynvml` (package nvidia-ml-py) if it is there."""
+"""NVML, which knows clocks, power and neighbours of a GPU: module `pynvml` (package nvidia-ml-py), if it is there."""
 
 from __future__ import annotations
 

@@ -14,16 +14,18 @@ import argparse
 import dataclasses
 import statistics
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from dualformer.config import ConfigError
 from dualformer.macs import count_macs
+from dualformer.model_contract import blocks
 from dualformer.modes import evaluating
 from dualformer.registry import create_model
 from sweeps import machine_lock
-from sweeps.measuring.blocks import transformer_blocks
 from sweeps.measuring.forward import forward_pass, random_clip
 from sweeps.measuring.settings import settings
 from sweeps.measuring.timing import clock_of, warm_up
@@ -113,7 +115,7 @@ def lower_bound_ms(
 
     None where the network's blocks aren't in lists named `blocks`, or no memory is left for the ceilings.
     """
-    if not transformer_blocks(model):
+    if not blocks(model):
         return None
     device = torch.device(device)
     try:
@@ -143,27 +145,52 @@ def parts_of(model: nn.Module, clip: Tensor, config: MeasureConfig, ceilings: Ce
     width = getattr(torch, config.precision).itemsize
     work = matrix_work(model)
     parts = []
-    for kind, (block, count, x) in kinds_of_blocks(model, clip, config).items():
-        macs = work[block] * len(clip)
-        num_bytes = (_numel(block) + 2 * x.numel()) * width  # a block's output is as large as its input
-        time_ms = _median_ms(block, x, config) if timed else None
-        parts.append(Part(kind, count, macs / 1e9, num_bytes / 2**20, ceilings.bound_ms(macs, num_bytes), time_ms))
-    blocks = transformer_blocks(model)
-    macs = (work[model] - sum(work[block] for block in blocks)) * len(clip)
-    num_bytes = (_numel(model) - sum(map(_numel, blocks)) + clip.numel()) * width
+    for name, kind in kinds_of_blocks(model, clip, config).items():
+        macs = work[kind.block] * len(clip)
+        num_bytes = (_numel(kind.block) + kind.moved) * width
+        time_ms = _median_ms(kind.again, clip, config) if timed else None
+        bound_ms = ceilings.bound_ms(macs, num_bytes)
+        parts.append(Part(name, kind.count, macs / 1e9, num_bytes / 2**20, bound_ms, time_ms))
+    inside = blocks(model)
+    macs = (work[model] - sum(work[block] for block in inside)) * len(clip)
+    num_bytes = (_numel(model) - sum(map(_numel, inside)) + clip.numel()) * width
     return [*parts, Part(OUTSIDE, 1, macs / 1e9, num_bytes / 2**20, ceilings.bound_ms(macs, num_bytes), None)]
 
 
-def kinds_of_blocks(model: nn.Module, clip: Tensor, config: MeasureConfig) -> dict[str, tuple[nn.Module, int, Tensor]]:
-    """Kind -> (one block, how many there are, what it gets as input), in the order of the network."""
-    kinds: dict[str, tuple[nn.Module, int, Tensor]] = {}
+@dataclasses.dataclass
+class Kind:
+    """Blocks of one class and input shape.
 
-    def note(block: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        kind = f"{type(block.attn).__name__} {'x'.join(map(str, inputs[0].shape[1:]))}"
-        first, count, x = kinds.get(kind, (block, 0, inputs[0]))
-        kinds[kind] = (first, count + 1, x)
+    Attributes:
+        block: the first of them.
+        inputs: what it was called with, positional and by name.
+        moved: numbers that go in and come out of one of them.
+        count: how many there are.
+    """
 
-    hooks = [block.register_forward_hook(note) for block in transformer_blocks(model)]
+    block: nn.Module
+    inputs: tuple[tuple[Any, ...], dict[str, Any]]
+    moved: int
+    count: int = 0
+
+    def again(self, _: Tensor) -> Any:
+        """Calls the block as the network did."""
+        args, by_name = self.inputs
+        return self.block(*args, **by_name)
+
+
+def kinds_of_blocks(model: nn.Module, clip: Tensor, config: MeasureConfig) -> dict[str, Kind]:
+    """The kinds of blocks by name, in the order of the network."""
+    kinds: dict[str, Kind] = {}
+
+    def note(block: nn.Module, args: tuple[Any, ...], by_name: dict[str, Any], output: Any) -> None:
+        tensors = [x for x in tree_leaves((args, by_name)) if isinstance(x, Tensor)]
+        shape = "x".join(map(str, tensors[0].shape[1:]))
+        moved = sum(x.numel() for x in [*tensors, *tree_leaves(output)] if isinstance(x, Tensor))
+        name = f"{type(getattr(block, 'attn', block)).__name__} {shape}"
+        kinds.setdefault(name, Kind(block, (args, by_name), moved)).count += 1
+
+    hooks = [block.register_forward_hook(note, with_kwargs=True) for block in blocks(model)]
     try:
         forward_pass(model, clip, config)()
     finally:

@@ -36,11 +36,11 @@ def settings(config: MeasureConfig, threads: int) -> Iterator[None]:
 @contextlib.contextmanager
 def matmul_precision(*, tf32: bool) -> Iterator[None]:
     """Inside, float32 matrix work may or may not use TF32 units."""
-    before = torch.get_float32matmul_precision(), torch.backends.cudnn.allow_tf32
-    torch.set_float32matmul_precision("high" if tf32 else "highest")
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
     torch.backends.cudnn.allow_tf32 = tf32
     try:
         yield
     finally:
-        torch.set_float32matmul_precision(before[0])
+        torch.set_float32_matmul_precision(before[0])
         torch.backends.cudnn.allow_tf32 = before[1]

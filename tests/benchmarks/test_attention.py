@@ -27,7 +27,7 @@ from sweeps.measuring import machine
 from sweeps.measuring.gate import TOLERANCE
 from sweeps.measuring.settings import settings
 from sweeps.provenance import provenance
-from sweeps.run_config import MeasureConfig
+from sweeps.run_config import MeasureConfig, RunConfig
 
 DEVICE = os.environ.get("BENCHMARK_DEVICE", "cuda" if torch.cuda.is_available() else "cpu")
 DTYPE = os.environ.get("BENCHMARK_DTYPE", "float32")
@@ -59,7 +59,7 @@ def stated_settings() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def circumstances() -> dict[str, object]:
-    known = provenance(seed=0, threads=THREADS, device=DEVICE)
+    known = provenance(RunConfig(threads=THREADS), DEVICE)
     return {name: known[name] for name in RECORDED} | {"dtype": DTYPE, "threads": THREADS, "batch_size": BATCH_SIZE}
 
 

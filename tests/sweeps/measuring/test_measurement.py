@@ -7,10 +7,10 @@ from torch import nn
 from dualformer.attention import Attention
 from dualformer.config import ConfigError
 from dualformer.model_config import ModelConfig
+from dualformer.model_contract import blocks
 from dualformer.registry import create_model
 from sweeps.measuring import compiling, energy, gate, machine, max_batch, timing
 from sweeps.measuring import measurement as measure
-from sweeps.measuring.blocks import transformer_blocks
 from sweeps.measuring.energy import EnergyCounter
 from sweeps.measuring.forward import forward_pass
 from sweeps.measuring.memory import peak_memory
@@ -257,7 +257,7 @@ def test_compiled_blocks_are_timed_and_then_uncompiled():
     model = create_model("dualformer_tiny", **{**SMALL, **one_block, "attention": "F"})
     result = measure.measure(model, MeasureConfig(compile="blocks", samples=3), device="cpu", threads=1)
     assert result.status == "ok" and result.details["gate"]["error"] < 1e-4
-    assert all(block._compiled_call_impl is None for block in transformer_blocks(model))
+    assert all(block._compiled_call_impl is None for block in blocks(model))
 
 
 class Doubling(nn.Module):
@@ -280,7 +280,7 @@ def test_model_without_blocks_cannot_be_compiled_by_block():
     class Plain(nn.Linear):
         config = ModelConfig(name="plain", num_frames=1, crop_size=(1, 4))
 
-    with pytest.raises(ConfigError, match="Plain has no list of modules named 'blocks'"):
+    with pytest.raises(ConfigError, match="compile 'blocks': plain has no blocks"):
         measure.measure(Plain(4, 4), MeasureConfig(compile="blocks"), device="cpu", threads=1)
 
 
