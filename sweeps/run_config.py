@@ -10,12 +10,17 @@ import dataclasses
 import functools
 import hashlib
 import json
+import math
 from typing import Any, Literal
 
 from dualformer.config import Config, ConfigError, flatten
 from dualformer.data.dataset import DataConfig
 from dualformer.optim import Rule
 from dualformer.results.result import MEASUREMENT_VERSION
+from slurm.times import Minutes
+
+MOST_SEED = 2**32 - 1
+"""The largest that every generator takes: NumPy's has the fewest bits."""
 
 IRRELEVANT_FIELDS = (
     "data.time_limit_s",
@@ -162,6 +167,8 @@ class TrainConfig(Config):
         _at_least(self, 0, "save_every", "num_workers", "backbone_factor", "decay", "clip_grad_norm")
         _at_least(self, 1, "stop_after", "batch_size", "micro_steps", "log_every", "keep_checkpoints")
         _within(self, 0, 1, "label_smoothing", "momentum", "ema")
+        if self.micro_steps > self.batch_size:
+            raise ConfigError(f"micro_steps ({self.micro_steps}) can't cut a batch of {self.batch_size} clips")
         if self.steps and self.epochs is not None:
             raise ConfigError(f"steps ({self.steps}) and epochs ({self.epochs}) are both given; one of them must go")
         if self.epochs is not None and self.epochs <= 0:
@@ -191,8 +198,10 @@ class EvaluateConfig(Config):
     num_workers: int = 0
 
     def check(self) -> None:
-        _at_least(self, 1, "num_clips", "num_crops", "batch_size")
+        _at_least(self, 1, "num_clips", "batch_size")
         _at_least(self, 0, "num_workers")
+        if self.num_crops not in (1, 3):
+            raise ConfigError(f"num_crops must be 1 or 3, got {self.num_crops}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -241,7 +250,13 @@ class ResourceConfig(Config):
     nodes: int | None = None
     gpus_per_node: int | None = None
     mem_gib: float | None = None
-    time_min: int | None = None
+    time_min: Minutes | None = None
+
+    def check(self) -> None:
+        _at_least(self, 1, "nodes", "time_min")
+        _at_least(self, 0, "gpus_per_node")
+        if self.mem_gib is not None and not 0 < self.mem_gib < math.inf:
+            raise ConfigError(f"mem_gib must be positive, got {self.mem_gib}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -265,8 +280,8 @@ class RunConfig(Config):
     resources: ResourceConfig = dataclasses.field(default_factory=ResourceConfig)
 
     def check(self) -> None:
-        _at_least(self, 0, "seed")
-        _at_least(self, 1, "threads")
+        _within(self, 0, MOST_SEED, "seed")
+        _within(self, 1, 4096, "threads")
 
     @functools.cached_property
     def run_id(self) -> str:
