@@ -23,9 +23,10 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from baselines.vit import Block, SelfAttention, ViTConfig
 from dualformer.model import check_clip
 from dualformer.weights import PositionTable, State, WeightLayout
+
+from .vit import Block, SelfAttention, ViTConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -37,10 +37,11 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from baselines.vit import Block, ViTConfig
 from dualformer.config import ConfigError
 from dualformer.model import check_clip
 from dualformer.weights import PositionTable, State, WeightLayout
+
+from .vit import Block, ViTConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -36,6 +36,24 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     return f"; valid: {', '.join(valid)}"
 
 
+_IRRELEVANT = {"irrelevant": True}
+
+
+def irrelevant(default: Any = dataclasses.MISSING, **options: Any) -> Any:
+    """Declares a field of a config, with all below it, that can't change what comes of it: no part of an identity.
+
+    Args:
+        default: its default.
+        **options: further arguments of `dataclasses.field`, such as `default_factory`.
+    """
+    return dataclasses.field(default=default, metadata=_IRRELEVANT, **options)
+
+
+def is_irrelevant(field: dataclasses.Field) -> bool:
+    """Whether a field was declared by `irrelevant`."""
+    return bool(field.metadata.get("irrelevant"))
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
     """Base of all configs. Subclasses check relations between fields in `check`, which raises `ConfigError`."""

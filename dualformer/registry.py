@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import fnmatch
 import importlib
+import importlib.util
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from torch import nn
@@ -47,7 +50,7 @@ def model_config(name: str, **changes: Any) -> ModelConfig:
     if name not in MODELS:
         raise ConfigError(f"unknown model '{name}'{nearest(name, MODELS)}")
     module, function = MODELS[name].split(":")
-    published = getattr(importlib.import_module(module), function)()
+    published = getattr(_import(module), function)()
     changes = {field: value for field, value in changes.items() if value is not None}
     if isinstance(changes.get("crop_size"), int):
         changes["crop_size"] = (changes["crop_size"],) * 2
@@ -87,3 +90,19 @@ def create_model(
     return model_config(
         name, num_classes=num_classes, num_frames=num_frames, crop_size=crop_size, attention=attention, **overrides
     ).build()
+
+
+def _import(module: str) -> ModuleType:
+    """Imports a model's file; `baselines` lies beside this package in a checkout, inside it in an installed wheel."""
+    if module.partition(".")[0] == "baselines" and not _lies_beside("baselines"):
+        module = f"dualformer.{module}"
+    return importlib.import_module(module)
+
+
+def _lies_beside(package: str) -> bool:
+    """Whether that name is imported from the folder beside this package; other projects have a `baselines` too."""
+    library = Path(__file__).resolve().parent
+    if (library / package).is_dir():
+        return False
+    spec = importlib.util.find_spec(package)
+    return spec is not None and spec.origin == str(library.parent / package / "__init__.py")

@@ -26,13 +26,13 @@ from dualformer.data.reader import VideoError
 from dualformer.macs import count_macs, count_training_macs
 from dualformer.model_config import ModelConfig
 from dualformer.registry import create_model, model_config
-from dualformer.results.files import is_disk_full, utc_now, write_json
+from dualformer.results.files import is_disk_full, write_json
 from dualformer.results.result import Result, read_result, write_result
 from dualformer.weights import WeightsError, load_weights
 from slurm.task import LostContact, on_torchrun
 from sweeps.measuring.measurement import measure
 from sweeps.measuring.roofline import lower_bound_ms
-from sweeps.provenance import provenance
+from sweeps.provenance import finished, provenance
 from sweeps.run_config import RunConfig
 from sweeps.training import processes
 from sweeps.training.evaluation import EvaluationError, evaluate
@@ -72,9 +72,7 @@ def execute(run_dir: Path) -> None:
 
 def lead(config: RunConfig, device: torch.device, run_dir: Path, team: Team) -> None:
     """Computes the run and writes its result."""
-    circumstances = provenance(
-        seed=config.seed, threads=config.threads, device=device.type, decoder=config.data.decoder
-    )
+    circumstances = provenance(config, device.type)
     circumstances["num_processes"] = team.size
     circumstances["weights_sha256"] = file_hash(config.model.weights)
     write_json(run_dir / "provenance.json", circumstances)
@@ -92,7 +90,7 @@ def lead(config: RunConfig, device: torch.device, run_dir: Path, team: Team) -> 
         if is_disk_full(error):
             raise
         outcome.update(told_failure(error))
-    write_json(run_dir / "provenance.json", {**circumstances, "finished_utc": utc_now()})
+    write_json(run_dir / "provenance.json", finished(circumstances))
     write_result(run_dir, Result(run_id=run_dir.name, **outcome))
 
 

@@ -1,6 +1,7 @@
 """Everything that can be said about one run, as one frozen, serialisable value: the schema of a grid's fields.
 
-A run's identity is its content: the full resolved config, hashed. Editing a default therefore makes a new run, and
+A run's identity is its content: the full resolved config, hashed, with the network's own, published values included.
+Editing a default, here or of a model, therefore makes a new run; two spellings of one network make the same one; and
 nothing about when, where or by which command a run was started can make one.
 """
 
@@ -11,28 +12,18 @@ import functools
 import hashlib
 import json
 import math
+from collections.abc import Mapping
 from typing import Any, Literal
 
-from dualformer.config import Config, ConfigError, flatten
-from dualformer.data.dataset import DataConfig
+from dualformer.config import Config, ConfigError, flatten, irrelevant
+from dualformer.config_fields import ConfigField, fields_of
+from dualformer.data.config import DataConfig
 from dualformer.optim import Rule
 from dualformer.results.result import MEASUREMENT_VERSION
 from slurm.times import Minutes
 
 MOST_SEED = 2**32 - 1
 """The largest that every generator takes: NumPy's has the fewest bits."""
-
-IRRELEVANT_FIELDS = (
-    "data.time_limit_s",
-    "train.log_every",
-    "train.log_to",
-    "train.save_every",
-    "train.keep_checkpoints",
-    "train.evaluate_every",
-    "train.num_workers",
-    "evaluate.num_workers",
-)
-"""Fields, by dotted path, that can't change what a run comes to; `resources` as a whole is the other exception."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -150,12 +141,12 @@ class TrainConfig(Config):
     clip_grad_norm: float | None = None
     ema: float | None = None
     token_labels: TokenLabelConfig = dataclasses.field(default_factory=TokenLabelConfig)
-    evaluate_every: int = 0
-    log_every: int = 20
-    log_to: tuple[Literal["tensorboard", "wandb"], ...] = ()
-    save_every: int = 0
-    keep_checkpoints: int = 2
-    num_workers: int = 0
+    evaluate_every: int = irrelevant(0)
+    log_every: int = irrelevant(20)
+    log_to: tuple[Literal["tensorboard", "wandb"], ...] = irrelevant(())
+    save_every: int = irrelevant(0)
+    keep_checkpoints: int = irrelevant(2)
+    num_workers: int = irrelevant(0)
 
     @property
     def trains(self) -> bool:
@@ -195,7 +186,7 @@ class EvaluateConfig(Config):
     num_crops: int = 1
     average: Literal["probability", "score"] = "probability"
     batch_size: int = 32
-    num_workers: int = 0
+    num_workers: int = irrelevant(0)
 
     def check(self) -> None:
         _at_least(self, 1, "num_clips", "batch_size")
@@ -245,7 +236,14 @@ class MeasureConfig(Config):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ResourceConfig(Config):
-    """What a cluster must lend the run; None means what the profile says. No part of the run's identity."""
+    """What a cluster must lend the run; None means what the profile says. No part of the run's identity.
+
+    Attributes:
+        nodes: machines.
+        gpus_per_node: GPUs of each machine, one process for each.
+        mem_gib: memory of each machine.
+        time_min: minutes after which the cluster may end a job of the run; also as Slurm writes it, such as "2:00:00".
+    """
 
     nodes: int | None = None
     gpus_per_node: int | None = None
@@ -277,7 +275,7 @@ class RunConfig(Config):
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
     evaluate: EvaluateConfig = dataclasses.field(default_factory=EvaluateConfig)
     measure: MeasureConfig = dataclasses.field(default_factory=MeasureConfig)
-    resources: ResourceConfig = dataclasses.field(default_factory=ResourceConfig)
+    resources: ResourceConfig = irrelevant(default_factory=ResourceConfig)
 
     def check(self) -> None:
         _within(self, 0, MOST_SEED, "seed")
@@ -286,13 +284,57 @@ class RunConfig(Config):
     @functools.cached_property
     def run_id(self) -> str:
         """The run's identity: 12 hexadecimal digits of the hash of all that can change its outcome."""
-        content = {
-            field: value
-            for field, value in flatten(self.to_dict()).items()
-            if field not in IRRELEVANT_FIELDS and not field.startswith("resources.")
-        }
-        text = json.dumps([MEASUREMENT_VERSION, content], sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        ignored = irrelevant_fields()
+        content = {field: value for field, value in flatten(self._resolved()).items() if field not in ignored}
+        return _hash([MEASUREMENT_VERSION, content])
+
+    @functools.cached_property
+    def network(self) -> dict[str, Any]:
+        """The network's whole config as plain data, classes apart, which come with the data."""
+        return _network(self.model.name, self.model.changes(), without=("num_classes",))
+
+    @property
+    def network_digest(self) -> str:
+        """12 hexadecimal digits that stand for `network`."""
+        return _hash(self.network)
+
+    def _resolved(self) -> dict[str, Any]:
+        """Plain data with whole networks in place of choices of them."""
+        content = self.to_dict()
+        content["model"] = {"network": self.network, "weights": self.model.weights}
+        labels = self.train.token_labels
+        if labels.teacher is not None:
+            shape = ("num_classes", "num_frames", "crop_size")  # the student's
+            content["train"]["token_labels"]["teacher"] = _network(labels.teacher, labels.overrides, without=shape)
+            del content["train"]["token_labels"]["overrides"]
+        return content
+
+
+def describe_fields() -> list[ConfigField]:
+    """Returns every field of a run by dotted path, with type, default and meaning, in the order of declaration."""
+    return fields_of(RunConfig)
+
+
+@functools.cache
+def irrelevant_fields() -> frozenset[str]:
+    """Returns the dotted paths of the fields that can't change what a run comes to."""
+    return frozenset(field.path for field in describe_fields() if field.irrelevant)
+
+
+def _network(name: str, changes: Mapping[str, Any], without: tuple[str, ...]) -> dict[str, Any]:
+    """A network's whole config; where it has none (no such model), what was chosen, and the run will say why."""
+    from dualformer.registry import model_config  # here: models need torch
+
+    try:
+        config = model_config(name, **changes).to_dict()
+    except ConfigError:
+        config = {"name": name, **changes}
+    return {field: value for field, value in config.items() if field not in without}
+
+
+def _hash(content: Any) -> str:
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def _at_least(config: Config, least: int, *fields: str) -> None:

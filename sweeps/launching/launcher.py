@@ -30,6 +30,7 @@ from dualformer.results.result import STATUSES, Result
 from slurm.executors import KINDS, Executor, SubmitError, make_executor
 from slurm.profile import Profile, ProfileError, load_profile
 from slurm.task import num_processes, on_torchrun
+from sweeps import source
 from sweeps.launching import dry_run as plan
 from sweeps.launching import ledger, snapshot
 from sweeps.launching.attempt import WORKER
@@ -191,7 +192,7 @@ def _launch_and_leave(sweep: Sweep, options: argparse.Namespace, grid: Grid) -> 
 
 def start_detached(runs: Path, grid: str, arguments: Sequence[str], cwd: str | None = None) -> int:
     """Starts a launcher that needs no shell, and returns the number of its process."""
-    command = [sys.executable, "-m", "sweeps.launch", *arguments]
+    command = [sys.executable, str(source.ROOT / "sweeps" / "launch.py"), *arguments]
     with open(runs / _log_name(grid), "ab") as log:
         streams = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
         return subprocess.Popen(command, **streams, cwd=cwd, start_new_session=True).pid

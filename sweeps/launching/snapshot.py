@@ -32,9 +32,9 @@ def take(runs: Path, root: Path = source.ROOT) -> Path:
         return known
     folder.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=".", dir=folder))
-    for path in source.files(root):
-        (aside / path).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(root / path, aside / path)
+    for name, path in source.files(root):
+        (aside / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(path, aside / name)
     (aside / source.SOURCE).write_text(json.dumps(source.source_state(root)))
     (aside / "uncommitted.patch").write_bytes(_uncommitted(root))
     aside.chmod(0o755)

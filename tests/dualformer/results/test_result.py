@@ -70,7 +70,7 @@ def test_full_disk_leaves_the_old_file_and_nothing_torn(run_dir: Path):
     write_json(run_dir / "result.json", {"old": True})
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     program = (
-        "import resource, signal, sys; from pathlib import Path; from sweeps.provenance import write_json\n"
+        "import resource, signal, sys; from pathlib import Path; from dualformer.results.files import write_json\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         f"resource.setrlimit(resource.RLIMIT_FSIZE, (100, {limit[1]}))\n"
         "write_json(Path(sys.argv[1]), {'new': 'x' * 10_000})"
