@@ -29,8 +29,8 @@ from dualformer.results.result import Result, read_result, write_result
 from dualformer.weights import WeightsError, load_weights
 from slurm.task import LostContact, on_torchrun
 from sweeps.failure import COMMON_ERRORS, told_failure
+from sweeps.measuring.bounds import lower_bound_ms
 from sweeps.measuring.measurement import measure
-from sweeps.measuring.roofline import lower_bound_ms
 from sweeps.provenance import finished, provenance
 from sweeps.run_config import RunConfig
 from sweeps.run_context import RunContext

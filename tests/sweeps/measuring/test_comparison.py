@@ -5,7 +5,7 @@ import pytest
 
 from dualformer.attention import GlobalPyramidAttention
 from dualformer.registry import create_model
-from sweeps.measuring import comparison as side_by_side
+from sweeps.measuring import side_by_side
 from sweeps.measuring.timing import median_ratio
 from sweeps.run_config import MeasureConfig
 
