@@ -12,7 +12,7 @@ import difflib
 import functools
 import json
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Self
 
 import pydantic
@@ -36,21 +36,16 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     return f"; valid: {', '.join(valid)}"
 
 
-_IRRELEVANT = {"irrelevant": True}
+IRRELEVANT = {"irrelevant": True}
+"""Metadata of a field of a config that, with all below it, can't change what comes of it: no part of an identity."""
 
 
-def irrelevant(default: Any = dataclasses.MISSING, **options: Any) -> Any:
-    """Declares a field of a config, with all below it, that can't change what comes of it: no part of an identity.
-
-    Args:
-        default: its default.
-        **options: further arguments of `dataclasses.field`, such as `default_factory`.
-    """
-    return dataclasses.field(default=default, metadata=_IRRELEVANT, **options)
+def irrelevant(default: Any) -> Any:
+    """Declares a field that can't change what comes of the config, with its default."""
+    return dataclasses.field(default=default, metadata=IRRELEVANT)
 
 
-def is_irrelevant(field: dataclasses.Field) -> bool:
-    """Whether a field was declared by `irrelevant`."""
+def is_irrelevant(field: dataclasses.Field[Any]) -> bool:
     return bool(field.metadata.get("irrelevant"))
 
 
@@ -89,6 +84,37 @@ class Config:
             ConfigError: as `from_dict`.
         """
         return type(self).from_dict(_merge(self.to_dict(), changes))
+
+
+class FrozenMapping(Mapping[str, Any]):
+    """A mapping that can't be changed and has a hash, so that a config that holds one is frozen and hashable too."""
+
+    def __init__(self, values: Mapping[str, Any] | None = None) -> None:
+        self._values = dict(values or {})
+
+    def __getitem__(self, name: str) -> Any:
+        return self._values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self._values.items()))
+
+    def __repr__(self) -> str:
+        return repr(self._values)
+
+
+def freeze(value: Any) -> Any:
+    """Returns plain data that can't be changed: `FrozenMapping` for mappings and tuples for lists, at every depth."""
+    if isinstance(value, Mapping):
+        return FrozenMapping({name: freeze(item) for name, item in value.items()})
+    if isinstance(value, (list, tuple)):
+        return tuple(freeze(item) for item in value)
+    return value
 
 
 @functools.cache

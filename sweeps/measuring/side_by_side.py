@@ -9,12 +9,13 @@ import torch
 from torch import nn
 
 from dualformer.modes import evaluating
+from dualformer.results.statistics import median_ratio
 from sweeps import machine_lock
 from sweeps.measuring import gate, machine
 from sweeps.measuring.forward import forward_pass, random_clip
 from sweeps.measuring.options import RefusedError
 from sweeps.measuring.settings import settings
-from sweeps.measuring.timing import clock_of, interleave, median_ratio, quantiles, warm_up
+from sweeps.measuring.timing import clock_of, interleave, quantiles, warm_up
 from sweeps.run_config import MeasureConfig
 
 

@@ -52,10 +52,10 @@ def naive_window_attention(module, x):
     table = module.relative_position_bias_table
     places = [(t, h, w) for t in range(grid[0]) for h in range(grid[1]) for w in range(grid[2])]
     qkv = module.qkv(x).reshape(batch, len(places), 3, heads, dim // heads)
-    window = module.window
+    window = module.layout.window
 
     def window_of(place):
-        return tuple((p + w - s) // w if s else p // w for p, w, s in zip(place, window, module.shift))
+        return tuple((p + w - s) // w if s else p // w for p, w, s in zip(place, window, module.layout.shift))
 
     def row(one, other):
         t, h, w = (a - b + size - 1 for a, b, size in zip(one, other, window))
@@ -74,7 +74,7 @@ def naive_window_attention(module, x):
 def test_window_attention_equals_a_naive_one_where_windows_fit(shifted):
     torch.manual_seed(0)
     module = WindowAttention(8, 2, grid=(4, 6, 3), window_size=(2, 3, 3), shifted=shifted)
-    assert module.shift == ((1, 1, 0) if shifted else (0, 0, 0))
+    assert module.layout.shift == ((1, 1, 0) if shifted else (0, 0, 0))
     torch.nn.init.normal_(module.relative_position_bias_table)
     x = torch.randn(2, 4, 6, 3, 8)
     torch.testing.assert_close(module(x), naive_window_attention(module, x))

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from dualformer import ConfigError, create_model
-from dualformer.model import DropPath, DualFormerConfig
+from dualformer.layers import DropPath
+from dualformer.model import DualFormerConfig
 from dualformer.registry import model_config
 
 SMALL = {
@@ -32,7 +33,7 @@ def clip_for(model, batch=2):
 @pytest.mark.parametrize("pattern", ["LG", "LL", "LS", "GG", "DD", "FF", "LGSDF"])
 def test_pattern_repeats_over_the_blocks_of_every_stage(pattern):
     model = small(attention=pattern, depths=(3, 1, 2, 2))
-    kinds = [[type(block.attn).__name__[0] for block in stage.blocks] for stage in model.stages]
+    kinds = [[block.attn.letter for block in stage.blocks] for stage in model.stages]
     expected = [[letter for letter in (pattern * 3)[:depth]] for depth in (3, 1, 2, 2)]
     assert kinds == expected
     logits = model(clip_for(model))
@@ -42,7 +43,7 @@ def test_pattern_repeats_over_the_blocks_of_every_stage(pattern):
 
 def test_every_stage_may_have_a_pattern_of_its_own():
     model = small(attention="LS,G,DF,L", depths=(3, 1, 2, 2))
-    kinds = ["".join(type(block.attn).__name__[0] for block in stage.blocks) for stage in model.stages]
+    kinds = ["".join(block.attn.letter for block in stage.blocks) for stage in model.stages]
     assert kinds == ["LSL", "G", "DF", "LL"]
     assert torch.isfinite(model(clip_for(model))).all()
 

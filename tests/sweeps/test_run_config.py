@@ -7,7 +7,7 @@ import pytest
 
 from analysis.compare import CompareError, Side, compare
 from dualformer import registry
-from dualformer.config import Config, ConfigError, flatten, irrelevant, nest
+from dualformer.config import IRRELEVANT, Config, ConfigError, flatten, irrelevant, nest
 from dualformer.config_fields import fields_of
 from sweeps import run_config
 from sweeps.run_config import RunConfig
@@ -139,7 +139,9 @@ def test_an_edited_default_of_a_model_makes_a_new_run(monkeypatch):
     teacher = RunConfig().changed(train={"token_labels": {"teacher": "dualformer_tiny"}}, model={"name": "vivit_base"})
     teacher_before = teacher.run_id
     published = registry.model_config
-    monkeypatch.setattr(registry, "model_config", lambda name, **changes: published(name, **{"dropout": 0.4, **changes}))
+    monkeypatch.setattr(
+        registry, "model_config", lambda name, **changes: published(name, **{"dropout": 0.4, **changes})
+    )
     assert RunConfig().changed(seed=0).run_id != before
     monkeypatch.setattr(
         registry,
@@ -173,7 +175,7 @@ def test_what_is_declared_irrelevant_is_so_with_all_below_it():
 
     @dataclasses.dataclass(frozen=True, kw_only=True)
     class Outer(Config):
-        inner: Inner = irrelevant(default_factory=Inner)
+        inner: Inner = dataclasses.field(default_factory=Inner, metadata=IRRELEVANT)
         width: int = irrelevant(2)
         height: int = 3
 

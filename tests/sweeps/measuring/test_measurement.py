@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from dualformer.attention import Attention
+from dualformer.attention.base import Attention
 from dualformer.config import ConfigError
 from dualformer.model_config import ModelConfig
 from dualformer.model_contract import blocks
