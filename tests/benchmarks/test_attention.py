@@ -24,7 +24,8 @@ from dualformer.attention import ATTENTIONS, Attention
 from dualformer.reference import naive
 from dualformer.registry import model_config
 from sweeps.measuring import machine
-from sweeps.measuring.measurement import TOLERANCE, settings
+from sweeps.measuring.gate import TOLERANCE
+from sweeps.measuring.settings import settings
 from sweeps.provenance import provenance
 from sweeps.run_config import MeasureConfig, RunConfig
 
