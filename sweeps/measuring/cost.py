@@ -29,7 +29,8 @@ from dualformer.config import ConfigError, flatten
 from dualformer.data.dataset import DataConfig, load_manifest
 from dualformer.data.manifest import DataError
 from dualformer.results.result import read_result
-from sweeps.launching.grid import Cell, load_grid
+from sweeps.launching.grid import load_grid
+from sweeps.launching.planned_run import PlannedRun
 from sweeps.run_config import RunConfig
 from sweeps.training.schedule import Schedule
 
@@ -101,11 +102,11 @@ def wall_hours(hours: Sequence[float], devices: int) -> float:
     return max(free)
 
 
-def estimate(cells: Iterable[Cell], rows: Iterable[Row], *, watts: float | None = None) -> dict[str, Cost]:
+def estimate(planned: Iterable[PlannedRun], rows: Iterable[Row], *, watts: float | None = None) -> dict[str, Cost]:
     """Costs of the runs of a grid whose rate is known, by run id; runs that train nothing cost nothing.
 
     Args:
-        cells: the runs to plan.
+        planned: the runs to plan.
         rows: finished runs.
         watts: average power of one device, in place of what meters said.
     """
@@ -113,12 +114,12 @@ def estimate(cells: Iterable[Cell], rows: Iterable[Row], *, watts: float | None 
     for row in rows:
         alike.setdefault(_alike(row, NETWORK), []).append(row)
     costs = {}
-    for cell in cells:
-        config, clips = flatten(cell.config.to_dict()), training_clips(cell.config)
+    for run in planned:
+        config, clips = flatten(run.config.to_dict()), training_clips(run.config)
         if clips == 0:
-            costs[cell.run_id] = Cost(0.0, 0.0, "trains nothing")
+            costs[run.run_id] = Cost(0.0, 0.0, "trains nothing")
         elif clips is not None and (rate := _rate(config, alike.get(_alike(config, NETWORK), []))):
-            costs[cell.run_id] = training_cost(clips, watts=watts, **rate)
+            costs[run.run_id] = training_cost(clips, watts=watts, **rate)
     return costs
 
 
@@ -133,6 +134,8 @@ def training_clips(config: RunConfig) -> int | None:
 
 @functools.cache
 def _training_videos(config: DataConfig) -> int:
+    if config.root == "embedded":  # its size is known without drawing it
+        return config.embedded.num_train
     return len(load_manifest(config).split("train", config.holdout, config.fold))
 
 
@@ -252,10 +255,10 @@ def _plan_grid(options: argparse.Namespace) -> int:
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    costs = estimate(grid.cells, read_rows(options.results), watts=options.watts)
-    for cell in grid.cells:
-        print(f"{cell.run_id}  {cell.label}  {describe(costs.get(cell.run_id))}")
-    print(f"{grid.name}: {summary(list(costs.values()), len(grid.cells) - len(costs), options.devices)}")
+    costs = estimate(grid.runs, read_rows(options.results), watts=options.watts)
+    for run in grid.runs:
+        print(f"{run.run_id}  {run.label}  {describe(costs.get(run.run_id))}")
+    print(f"{grid.name}: {summary(list(costs.values()), len(grid.runs) - len(costs), options.devices)}")
     return 0
 
 

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sweeps.launching.attempt import CHECKPOINTS
+from dualformer.results.layout import CHECKPOINTS
 
 
 def save(run_dir: Path, step: int, state: dict[str, Any], keep: int = 2) -> None:

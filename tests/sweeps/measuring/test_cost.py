@@ -64,11 +64,11 @@ def test_published_training_time_is_plausible():
 
 
 def test_rate_of_a_run_holds_for_other_seeds_and_steps_and_no_other_network(grid, tmp_path):
-    lg, _, ff, _ = grid.cells
+    lg, _, ff, _ = grid.runs
     assert (lg.config.model.attention, ff.config.model.attention) == ("LG", "FF")
     finish(tmp_path / "runs", lg, train_clips_per_s=2.0, throughput_clips_per_s=50.0, energy_j_per_clip=10.0)
-    costs = cost.estimate(grid.cells, cost.read_rows(tmp_path / "runs"))
-    assert set(costs) == {cell.run_id for cell in grid.cells if cell.config.model.attention == "LG"}
+    costs = cost.estimate(grid.runs, cost.read_rows(tmp_path / "runs"))
+    assert set(costs) == {cell.run_id for cell in grid.runs if cell.config.model.attention == "LG"}
     assert costs[lg.run_id].device_hours == pytest.approx(0.5)
     assert costs[lg.run_id].energy_kwh == pytest.approx(3600 * 30 / 3.6e6)
 
@@ -83,7 +83,7 @@ def test_epochs_are_of_the_training_videos_and_stopping_early_costs_less(tmp_pat
                 (folder / f"{clip}.mp4").touch()
     text = GRID.replace("train.steps: 100", f"train.epochs: 10, data.root: {root}")
     (tmp_path / "epochs.yaml").write_text(text.replace("axes:", "axes:\n  train.stop_after: [null, 2]"))
-    whole, *_, short, _ = load_grid(tmp_path / "epochs.yaml").cells
+    whole, *_, short, _ = load_grid(tmp_path / "epochs.yaml").runs
     finish(tmp_path / "runs", whole, throughput_clips_per_s=3.0)
     assert (cost.training_clips(whole.config), cost.training_clips(short.config)) == (5 * 36, 2 * 36)
     costs = cost.estimate([whole, short], cost.read_rows(tmp_path / "runs"))
@@ -93,35 +93,35 @@ def test_epochs_are_of_the_training_videos_and_stopping_early_costs_less(tmp_pat
 
 
 def test_forward_throughput_gives_a_guess_that_is_called_one(grid, tmp_path):
-    finish(tmp_path / "runs", grid.cells[0], throughput_clips_per_s=6.0)
-    planned = cost.estimate(grid.cells, cost.read_rows(tmp_path / "runs"))[grid.cells[1].run_id]
+    finish(tmp_path / "runs", grid.runs[0], throughput_clips_per_s=6.0)
+    planned = cost.estimate(grid.runs, cost.read_rows(tmp_path / "runs"))[grid.runs[1].run_id]
     assert planned.device_hours == pytest.approx(0.5) and "guess" in planned.ground
 
 
 def test_other_data_or_batch_is_no_rate_of_training(grid, tmp_path):
-    finish(tmp_path / "runs", grid.cells[0], train_clips_per_s=2.0)
+    finish(tmp_path / "runs", grid.runs[0], train_clips_per_s=2.0)
     rows = cost.read_rows(tmp_path / "runs")
     for change in ("train.batch_size=8", "data.frame_stride=2", "threads=2", "model.num_frames=16"):
-        assert cost.estimate(load_grid(tmp_path / "four.yaml", overrides=[change]).cells, rows) == {}
+        assert cost.estimate(load_grid(tmp_path / "four.yaml", overrides=[change]).runs, rows) == {}
 
 
 def test_runs_and_their_table_give_the_same_plan(grid, tmp_path):
-    finish(tmp_path / "runs", grid.cells[0], train_clips_per_s=2.0, throughput_clips_per_s=50.0)
-    listed = [{"run_id": grid.cells[0].run_id, "differs": {}}]
+    finish(tmp_path / "runs", grid.runs[0], train_clips_per_s=2.0, throughput_clips_per_s=50.0)
+    listed = [{"run_id": grid.runs[0].run_id, "differs": {}}]
     (tmp_path / "runs" / "four.grid.json").write_text(json.dumps({"runs": listed}))
     assert collect.main(["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]) == 0
-    by_runs, by_table = (cost.estimate(grid.cells, cost.read_rows(tmp_path / name)) for name in ("runs", "out"))
+    by_runs, by_table = (cost.estimate(grid.runs, cost.read_rows(tmp_path / name)) for name in ("runs", "out"))
     assert by_runs == by_table != {}
 
 
 def test_nothing_trained_costs_nothing(tmp_path):
     (tmp_path / "counts.yaml").write_text("base: {measure.latency: false}")
-    [planned] = cost.estimate(load_grid(tmp_path / "counts.yaml").cells, []).values()
+    [planned] = cost.estimate(load_grid(tmp_path / "counts.yaml").runs, []).values()
     assert (planned.device_hours, planned.energy_kwh) == (0, 0)
 
 
 def test_command_plans_a_grid(grid, tmp_path, capsys):
-    finish(tmp_path / "runs", grid.cells[0], train_clips_per_s=2.0)
+    finish(tmp_path / "runs", grid.runs[0], train_clips_per_s=2.0)
     command = ["--grid", str(tmp_path / "four.yaml"), "--results", str(tmp_path / "runs"), "--devices", "2"]
     assert cost.main([*command, "--watts", "100"]) == 0
     *rows, total = capsys.readouterr().out.splitlines()
@@ -131,7 +131,7 @@ def test_command_plans_a_grid(grid, tmp_path, capsys):
 
 
 def test_dry_run_shows_the_plan(grid, tmp_path):
-    finish(tmp_path / "runs", grid.cells[0], train_clips_per_s=2.0)
+    finish(tmp_path / "runs", grid.runs[0], train_clips_per_s=2.0)
     *rows, total, training, _ = plan.describe(grid, tmp_path / "runs", load_profile(None))
     assert ["30 min (2 clips/s measured in training)" in row for row in rows] == [True, True, False, False]
     assert "3 to do" in total
