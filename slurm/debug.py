@@ -50,6 +50,10 @@ class DebugExecutor(Executor):
         """Of another launcher, which this one never overlaps: a call lives no longer than its launcher."""
         return _GONE
 
+    @classmethod
+    def cancel_jobs(cls, job_ids: Sequence[JobId]) -> None:
+        """Does nothing: no job outlives `submit`."""
+
     def _run(self, task: Task) -> JobId:
         job = self._executor.submit(Task(task.target, task.args, env=task.env))
         error = job.exception()

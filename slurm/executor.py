@@ -76,6 +76,10 @@ class Executor(abc.ABC):
         """Like `job_ended`, for a job of this executor or of another launcher's of the same kind."""
         return self.job_ended(job_id, started=started)
 
+    def cancel(self, job_ids: Sequence[JobId]) -> None:
+        """Ends jobs of this kind, and lets go of what they took of this executor."""
+        self.cancel_jobs(job_ids)
+
     @classmethod
     @abc.abstractmethod
     def job_ended(cls, job_id: JobId, *, started: bool = True) -> str | None:
@@ -98,6 +102,7 @@ class Executor(abc.ABC):
         return cause is None, cause or ""
 
     @classmethod
+    @abc.abstractmethod
     def cancel_jobs(cls, job_ids: Sequence[JobId]) -> None:
         """Ends jobs, whoever submitted them."""
 

@@ -1,8 +1,8 @@
 """A job's identity as a value, and as the text that stands in ledgers.
 
-    slurm:12_3                      element 3 of job array 12
-    local:4711:1700000000.25@0,1    process 4711, since that second, on the GPUs 0 and 1
-    debug:8a1f                      a call in the launcher's own process
+slurm:12_3                      element 3 of job array 12
+local:4711:1700000000.25@0,1    process 4711, since that second, on the GPUs 0 and 1
+debug:8a1f                      a call in the launcher's own process
 """
 
 from __future__ import annotations

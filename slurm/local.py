@@ -110,6 +110,10 @@ class LocalPool(Executor):
         shutil.rmtree(running.folder, ignore_errors=True)
         return cause
 
+    def cancel(self, job_ids: Sequence[JobId]) -> None:
+        """Ends jobs, those of another launcher on this machine included, and waits until they are gone."""
+        processes.end_processes(job_ids, self.ended)
+
     @classmethod
     def job_ended(cls, job_id: JobId, *, started: bool = True) -> str | None:
         """Returns None while a process runs that some launcher of this machine started."""
@@ -152,7 +156,11 @@ class LocalPool(Executor):
             stderr_to_stdout=True,
         )
         # submitit hides all GPUs from a job that asks for none, and counts from 0; the slots' names have to come last.
-        env = {**task.env, "CUDA_VISIBLE_DEVICES": ",".join(slots) if self._gpus else "", **_meeting_point(num_processes)}
+        env = {
+            **task.env,
+            "CUDA_VISIBLE_DEVICES": ",".join(slots) if self._gpus else "",
+            **_meeting_point(num_processes),
+        }
         task = dataclasses.replace(task, mortal=True, env=env)
         seen = environment.with_code(environment.for_jobs(os.environ, profile.environment), self._code, self._threads)
         with environment.replaced(seen), _deaf_to_ctrl_c():

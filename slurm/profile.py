@@ -14,7 +14,7 @@ import pydantic
 from dualformer import strict_yaml
 from dualformer.config import ConfigError, nearest
 from slurm.environment import NEVER
-from slurm.times import Minutes
+from slurm.times import IN_MINUTES, MOST_MIN
 
 FOLDER = Path(__file__).resolve().parent / "profiles"
 
@@ -23,7 +23,19 @@ class ProfileError(ValueError):
     """A profile that can't be meant, or a cluster that can't be had."""
 
 
-OURS = ("job-name", "output", "error", "open-mode", "array", "signal", "requeue", "no-requeue", "parsable", "wait", "wrap")
+OURS = (
+    "job-name",
+    "output",
+    "error",
+    "open-mode",
+    "array",
+    "signal",
+    "requeue",
+    "no-requeue",
+    "parsable",
+    "wait",
+    "wrap",
+)
 """Options of sbatch by which submissions are made and found again, and which no profile can change."""
 
 _Processes = Annotated[int, pydantic.Field(gt=0, le=4096)]
@@ -67,7 +79,7 @@ class Profile:
     tasks_per_node: _Processes | None = None
     cpus_per_task: _Processes | None = None
     mem_gib: Annotated[float, pydantic.Field(gt=0, le=1e6, allow_inf_nan=False)] | None = None
-    time_min: Minutes = 24 * 60
+    time_min: Annotated[int, pydantic.Field(gt=0, le=MOST_MIN), IN_MINUTES] = 24 * 60
     signal_delay_s: pydantic.NonNegativeInt = 90
     max_timeouts: pydantic.NonNegativeInt = 10
     max_parallel: _Jobs | None = None
@@ -83,7 +95,9 @@ class Profile:
             raise ValueError(f"signal_delay_s ({self.signal_delay_s}) must be shorter than time_min ({self.time_min})")
         for name in self.environment:
             if any(fnmatch.fnmatchcase(name, pattern) for pattern in NEVER):
-                raise ValueError(f"environment: {name} says which part of which job a process is, and can't be passed on")
+                raise ValueError(
+                    f"environment: {name} says which part of which job a process is, and can't be passed on"
+                )
         for option in self.sbatch:
             if option.replace("_", "-").lstrip("-") in OURS:
                 raise ValueError(f"sbatch: {option} is set by the launcher, which finds its jobs by it")

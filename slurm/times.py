@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Annotated, Any
+from typing import Any
 
 import pydantic
 
@@ -16,6 +16,7 @@ _FORMS = (
 )
 _UNITS_MIN = {"days": 24 * 60, "hours": 60, "minutes": 1, "seconds": 1 / 60}
 MOST_MIN = 10 * 366 * 24 * 60
+"""Longest wall time that a profile takes: ten years."""
 
 
 def minutes(text: str) -> int:
@@ -35,5 +36,5 @@ def _read(value: Any) -> Any:
     return minutes(value) if isinstance(value, str) else value
 
 
-Minutes = Annotated[int, pydantic.Field(gt=0, le=MOST_MIN), pydantic.BeforeValidator(_read)]
-"""Type of a field that takes a whole number of minutes, or a time as Slurm writes it."""
+IN_MINUTES = pydantic.BeforeValidator(_read)
+"""Annotation of a field of whole minutes that also takes a time as Slurm writes it."""

@@ -13,14 +13,14 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from dualformer.config import IRRELEVANT, Config, ConfigError, flatten, irrelevant
 from dualformer.config_fields import ConfigField, fields_of
 from dualformer.data.config import DataConfig
 from dualformer.optim import Rule
 from dualformer.results.result import MEASUREMENT_VERSION
-from slurm.times import Minutes
+from slurm.times import IN_MINUTES
 
 MOST_SEED = 2**32 - 1
 """The largest that every generator takes: NumPy's has the fewest bits."""
@@ -249,7 +249,7 @@ class ResourceConfig(Config):
     nodes: int | None = None
     gpus_per_node: int | None = None
     mem_gib: float | None = None
-    time_min: Minutes | None = None
+    time_min: Annotated[int | None, IN_MINUTES] = None
 
     def check(self) -> None:
         _at_least(self, 1, "nodes", "time_min")

@@ -18,7 +18,6 @@ from sweeps.run_config import RunConfig
 
 MOST_BUILT = 12
 MOST_BLOCKS = 1000
-MOST_WEIGHTS = 20_000_000_000
 
 _MOST_ERRORS = 10
 _MOST_ITEMS = 10_000
@@ -51,7 +50,7 @@ def check_all(source: str, rows: Sequence[tuple[str, Mapping[str, Any]]]) -> lis
 
 
 def check_startable(source: str, runs: Sequence[PlannedRun], more: Callable[[PlannedRun], None]) -> None:
-    """Refuses runs that lack what only a run, and nobody who reads the grid, needs.
+    """Refuses runs that lack what only a run needs, and nobody who merely reads the grid.
 
     Args:
         source: the grid's name in messages.
@@ -64,12 +63,9 @@ def check_startable(source: str, runs: Sequence[PlannedRun], more: Callable[[Pla
     problems = Problems(source, len(runs))
     for run in runs:
         with problems.of(run.name):
-            labels = run.config.train.token_labels
-            if labels.teacher and labels.weights is None:
-                raise ConfigError(
-                    f"train.token_labels: a teacher that has learned nothing teaches nothing; name the weights of "
-                    f"{labels.teacher} with --set train.token_labels.weights=FILE"
-                )
+            if run.config.train.trains:
+                _check_teacher(run.config)
+                _check_embedded(run.config, _model_of(run.config))
             more(run)
     problems.raise_any()
 
@@ -115,10 +111,7 @@ def _check(fields: Mapping[str, Any]) -> tuple[RunConfig, ModelConfig]:
     _check_weights("train.token_labels.weights", config.train.token_labels.weights)
     if teacher := config.train.token_labels.teacher:
         _model(teacher, "{}")
-    model = _model(config.model.name, json.dumps(config.model.changes(), sort_keys=True))
-    if config.train.trains:
-        _check_embedded(config, model)
-    return config, model
+    return config, _model_of(config)
 
 
 def _refuse_long(path: str, value: Any) -> None:
@@ -171,10 +164,23 @@ def _check_weights(field: str, path: str | None) -> None:
     raise ConfigError(f"{field}: no file '{path}'{nearest(Path(path).name, weights)}")
 
 
+def _model_of(config: RunConfig) -> ModelConfig:
+    return _model(config.model.name, json.dumps(config.model.changes(), sort_keys=True))
+
+
 @functools.cache
 def _model(name: str, changes: str) -> ModelConfig:
     """The network's config, which checks itself."""
     return model_config(name, **json.loads(changes))
+
+
+def _check_teacher(config: RunConfig) -> None:
+    labels = config.train.token_labels
+    if labels.teacher and labels.weights is None:
+        raise ConfigError(
+            f"train.token_labels: a teacher that has learned nothing teaches nothing; name the weights of "
+            f"{labels.teacher} with --set train.token_labels.weights=FILE"
+        )
 
 
 def _check_embedded(config: RunConfig, model: ModelConfig) -> None:
@@ -256,9 +262,6 @@ def check_build(model: ModelConfig) -> None:
 
     try:
         with torch.device("meta"), Uninitialised():
-            network = model.build()
+            model.build()
     except Exception as error:
         raise ConfigError(f"{model.name}: {error}") from None
-    if (weights := sum(weight.numel() for weight in network.parameters())) > MOST_WEIGHTS:
-        raise ConfigError(f"{model.name}: {weights / 1e9:.3g} billion weights, which no run of ours can hold")
-

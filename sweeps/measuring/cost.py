@@ -21,12 +21,13 @@ import statistics
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from dualformer.config import ConfigError, flatten
 from dualformer.data.config import DataConfig
 from dualformer.results import result_set
 from dualformer.results.result_set import ResultSetError
+from sweeps.launching.planned_run import PlannedRun
 from sweeps.measuring.options import ended, parse_and_run, positive, positive_int
 from sweeps.run_config import RunConfig
 from sweeps.training.schedule import Schedule
@@ -49,17 +50,6 @@ FILES_OF_WEIGHTS = ("model.weights", "train.token_labels.weights")
 
 Row = Mapping[str, Any]
 """Fields of a finished run, dotted: its config and its result."""
-
-
-class Planned(Protocol):
-    """A run of a grid before it is computed."""
-
-    @property
-    def run_id(self) -> str: ...
-
-    @property
-    def config(self) -> RunConfig: ...
-
 
 Alike = frozenset[tuple[str, Any]]
 
@@ -110,7 +100,7 @@ def wall_hours(hours: Sequence[float], devices: int) -> float:
     return max(free)
 
 
-def estimate(planned: Iterable[Planned], rows: Iterable[Row], *, watts: float | None = None) -> dict[str, Cost]:
+def estimate(planned: Iterable[PlannedRun], rows: Iterable[Row], *, watts: float | None = None) -> dict[str, Cost]:
     """Costs of the runs of a grid whose rate is known, by run id; runs that train nothing cost nothing.
 
     Args:
@@ -139,6 +129,8 @@ def training_clips(config: RunConfig) -> int | None:
 
 @functools.cache
 def _training_videos(config: DataConfig) -> int | None:
+    if config.root == "embedded":  # its size is known without drawing it
+        return config.embedded.num_train
     from dualformer.data.dataset import load_manifest  # here: it needs the decoders of videos, and nothing else does
     from dualformer.data.manifest import DataError
 

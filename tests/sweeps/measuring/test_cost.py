@@ -8,6 +8,7 @@ from analysis import collect
 from dualformer.macs import count_training_macs
 from dualformer.results.result import Result, write_result
 from slurm.profile import load_profile
+from sweeps.launching import dry_run as plan
 from sweeps.launching.grid import load_grid
 from sweeps.measuring import cost
 
@@ -130,8 +131,6 @@ def test_command_plans_a_grid(grid, tmp_path, capsys):
 
 
 def test_dry_run_shows_the_plan(grid, tmp_path):
-    from sweeps.launching import dry_run as plan
-
     finish(tmp_path / "runs", grid.runs[0], train_clips_per_s=2.0)
     *rows, total, training, _ = plan.describe(grid, tmp_path / "runs", load_profile(None))
     assert ["30 min (2 clips/s measured in training)" in row for row in rows] == [True, True, False, False]

@@ -280,7 +280,7 @@ def test_model_without_blocks_cannot_be_compiled_by_block():
     class Plain(nn.Linear):
         config = ModelConfig(name="plain", num_frames=1, crop_size=(1, 4))
 
-    with pytest.raises(ConfigError, match="compile 'blocks': plain has no blocks"):
+    with pytest.raises(ConfigError, match="plain has no blocks, so compile 'blocks' can't be done"):
         measure.measure(Plain(4, 4), MeasureConfig(compile="blocks"), device="cpu", threads=1)
 
 
