@@ -17,6 +17,10 @@ from typing import Any, Self, cast
 
 import pydantic
 
+_MOST_PARENTS = 20
+_MOST_ERRORS = 20
+_SHOWN = 120  # characters of a value that is refused
+
 
 class ConfigError(ValueError):
     """A configuration that can't be meant: unknown field, wrong type, illegal value or shape."""
@@ -71,7 +75,7 @@ class Config:
         try:
             return adapter.validate_json(json.dumps(values))
         except pydantic.ValidationError as error:
-            raise ConfigError("\n".join(_explain(cls, item) for item in error.errors())) from None
+            raise ConfigError("\n".join(_explain(cls, item) for item in error.errors()[:_MOST_ERRORS])) from None
 
     def changed(self, **changes: Any) -> Self:
         """Returns a copy with `changes` applied; nested configs take a mapping of their own changes.
@@ -123,16 +127,19 @@ def nest(dotted: Mapping[str, Any]) -> dict[str, Any]:
     """Turns `{"data.root": x}` into `{"data": {"root": x}}`.
 
     Raises:
-        ConfigError: if one path runs through another's value.
+        ConfigError: if one path runs through another's value, or through more names than any field has.
     """
     nested: dict[str, Any] = {}
     for path, value in dotted.items():
         *parents, leaf = path.split(".")
+        if len(parents) > _MOST_PARENTS:
+            raise ConfigError(f"unknown field '{path[:80]}...'")
         place = nested
         for parent in parents:
-            place = place.setdefault(parent, {})
-            if not isinstance(place, dict):
+            inner = place.get(parent, {})
+            if not isinstance(inner, dict):
                 raise ConfigError(f"{path}: '{parent}' is given a value of its own as well")
+            place[parent] = place = dict(inner)  # a copy: the value may be another run's as well
         place[leaf] = value
     return nested
 
@@ -176,7 +183,9 @@ def _explain(cls: type, item: Mapping[str, Any]) -> str:
     if item["type"] == "missing":
         return f"field '{path}' has no value"
     message = item["msg"].removeprefix("Value error, ")
-    return f"{path}: {message} (got {item['input']!r})" if path else message
+    got = repr(item["input"])
+    shown = got if len(got) <= _SHOWN else f"{got[:_SHOWN]}..."
+    return f"{path}: {message} (got {shown})" if path else message
 
 
 def _class_at(cls: type, parents: Iterable[Any]) -> type | None:

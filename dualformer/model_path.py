@@ -77,7 +77,7 @@ class PathConfig(ModelConfig):
         made, unused = _call(self.name, fields)
         if not isinstance(made, nn.Module):
             raise ConfigError(f"{self.name} returned a network before, and a {type(made).__name__} now")
-        _refuse_unknown(self.name, unused)
+        _refuse_unknown(self.name, made, unused)
         if isinstance(made, Adapted):
             _check_same(self, made.config)
             made.config = self
@@ -123,13 +123,15 @@ def _config(path: str, function: Callable[..., Any], changes_json: str) -> Model
         made, unused = with_memory_if_needed(lambda: _call(path, changes), ConfigError)
     if isinstance(made, ModelConfig):
         return _of_config(path, made, unused, changes)
-    _refuse_unknown(path, unused)
+    _refuse_unknown(path, made, unused)
     return _of_network(path, function, made, changes)
 
 
-def _refuse_unknown(path: str, unused: Mapping[str, Any]) -> None:
+def _refuse_unknown(path: str, made: nn.Module, unused: Mapping[str, Any]) -> None:
     """Raises `ConfigError` for what a function that returns a network was given and doesn't take."""
-    if unknown := [field for field in unused if field not in SHAPE]:
+    if "num_classes" in unused and not isinstance(made, Adapted):
+        raise ConfigError(f"{path} must take num_classes and build a network of so many classes")
+    if unknown := [field for field in unused if field not in OWN_FIELDS]:
         valid = {*SHAPE, *_parameters(find_function(path))}
         raise ConfigError(f"{path} takes no argument '{unknown[0]}'{nearest(unknown[0], valid)}")
 
@@ -227,7 +229,7 @@ def find_function(path: str) -> Callable[..., Any]:
         ConfigError: it isn't a path, there is no such module or function (the nearest are named), or importing fails.
     """
     module_name, _, name = path.partition(":")
-    if not _is_dotted(module_name) or not _is_dotted(name):
+    if not _is_dotted(module_name) or not _is_dotted(name) or module_name.endswith(".py"):
         raise ConfigError(f"'{path}' is no model: an import path is package.module:function{_spelt(module_name, name)}")
     found: Any = _import(module_name)
     for part in name.split("."):
@@ -235,7 +237,7 @@ def find_function(path: str) -> Callable[..., Any]:
             raise ConfigError(f"{path}: {module_name} has no function '{name}'{nearest(name, _functions(found))}")
         found = getattr(found, part)
     if not callable(found):
-        raise ConfigError(f"{path} is a {type(found).__name__}, and a function that returns a model is wanted")
+        raise ConfigError(f"{path} is {type(found).__name__} and no function; one that returns a model is wanted")
     return found
 
 

@@ -11,14 +11,20 @@ import dataclasses
 import functools
 import hashlib
 import json
+import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from dualformer.config import IRRELEVANT, Config, ConfigError, flatten, irrelevant
 from dualformer.config_fields import ConfigField, fields_of
 from dualformer.data.config import DataConfig
 from dualformer.optim import Rule
 from dualformer.results.result import MEASUREMENT_VERSION
+from slurm.times import IN_MINUTES
+
+MOST_SEED = 2**32 - 1
+"""The largest that every generator takes: NumPy's has the fewest bits."""
+
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -153,6 +159,8 @@ class TrainConfig(Config):
         _at_least(self, 0, "save_every", "num_workers", "backbone_factor", "decay", "clip_grad_norm")
         _at_least(self, 1, "stop_after", "batch_size", "micro_steps", "log_every", "keep_checkpoints")
         _within(self, 0, 1, "label_smoothing", "momentum", "ema")
+        if self.micro_steps > self.batch_size:
+            raise ConfigError(f"micro_steps ({self.micro_steps}) can't cut a batch of {self.batch_size} clips")
         if self.steps and self.epochs is not None:
             raise ConfigError(f"steps ({self.steps}) and epochs ({self.epochs}) are both given; one of them must go")
         if self.epochs is not None and self.epochs <= 0:
@@ -182,8 +190,10 @@ class EvaluateConfig(Config):
     num_workers: int = irrelevant(0)
 
     def check(self) -> None:
-        _at_least(self, 1, "num_clips", "num_crops", "batch_size")
+        _at_least(self, 1, "num_clips", "batch_size")
         _at_least(self, 0, "num_workers")
+        if self.num_crops not in (1, 3):
+            raise ConfigError(f"num_crops must be 1 or 3, got {self.num_crops}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -233,13 +243,19 @@ class ResourceConfig(Config):
         nodes: machines.
         gpus_per_node: GPUs of each machine, one process for each.
         mem_gib: memory of each machine.
-        time_min: minutes after which the cluster may end a job of the run.
+        time_min: minutes after which the cluster may end a job of the run; also as Slurm writes it, such as "2:00:00".
     """
 
     nodes: int | None = None
     gpus_per_node: int | None = None
     mem_gib: float | None = None
-    time_min: int | None = None
+    time_min: Annotated[int | None, IN_MINUTES] = None
+
+    def check(self) -> None:
+        _at_least(self, 1, "nodes", "time_min")
+        _at_least(self, 0, "gpus_per_node")
+        if self.mem_gib is not None and not 0 < self.mem_gib < math.inf:
+            raise ConfigError(f"mem_gib must be positive, got {self.mem_gib}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -263,8 +279,8 @@ class RunConfig(Config):
     resources: ResourceConfig = dataclasses.field(default_factory=ResourceConfig, metadata=IRRELEVANT)
 
     def check(self) -> None:
-        _at_least(self, 0, "seed")
-        _at_least(self, 1, "threads")
+        _within(self, 0, MOST_SEED, "seed")
+        _within(self, 1, 4096, "threads")
 
     @functools.cached_property
     def run_id(self) -> str:

@@ -18,6 +18,13 @@ FRAMES_DRAWN = 8
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds what the command takes."""
+    parser.add_argument(
+        "words",
+        nargs="+",
+        metavar="RUN|WEIGHTS|VIDEO",
+        help="a run (folder or id) or a file of weights, where --model doesn't say it all; then one video, a file or a "
+        "folder of images",
+    )
     single_video.add_model_options(parser)
     parser.add_argument("--class", dest="target", metavar="CLASS", help="name or number (default: the predicted one)")
     parser.add_argument("--out", type=Path, required=True, metavar="PNG", help="the picture to write")
@@ -27,13 +34,17 @@ def run(options: argparse.Namespace) -> int:
     """Draws the picture; returns 0."""
     from dualformer.gradcam import gradcam
 
-    model, names = single_video.model_and_classes(options)
     options.num_clips = options.num_crops = 1
-    (clip,), frames = single_video.views(options, model)
-    target = None if options.target is None else _class_index(options.target, names)
-    evidence, logits = gradcam(model, clip[None], target)
+    viewer, videos = single_video.viewer_and_videos(options)
+    if len(videos) > 1:
+        raise ConfigError(f"one video makes one picture, got {len(videos)}")
+    (clip,), frames = viewer.views(videos[0])
+    target = None if options.target is None else _class_index(options.target, viewer.classes)
+    evidence, logits = gradcam(viewer.model, clip[None], target)
     target = int(logits.argmax()) if target is None else target
-    title = f"{options.model}: evidence for {names[target]} (probability {logits.softmax(dim=-1)[target]:.1%})"
+    probability = logits.softmax(dim=-1)[target]
+    name = viewer.model.config.name
+    title = f"{name}: evidence for {viewer.classes[target]} (probability {probability:.1%})"
     _draw_evidence(frames, evidence, title, options.out)
     print(f"{title}; drawn to {options.out}")
     return 0

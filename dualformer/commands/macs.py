@@ -113,7 +113,7 @@ def _counts(config: ModelConfig, include_head: bool | None, depth: int) -> list[
         model = config.build()
     count = count_macs(model, include_head=include_head)
     head = "head included" if count.head_included else "head left out"
-    lines = [f"{count.total / 1e9:.3f} GMACs ({head}), {count.matrix_work / 1e9:.3f} of them without norms", ""]
+    lines = [f"{_g(count.total)} GMACs ({head}), {_g(count.matrix_work)} of them without norms", ""]
     lines += _table("operator", count.by_operator, count.total)
     return [*lines, "", *_table("part", _parts(count, depth), count.total)]
 
@@ -123,8 +123,13 @@ def _parts(count: MacCount, depth: int) -> dict[str, int]:
 
 
 def _table(head: str, macs: dict[str, int] | Any, total: int) -> list[str]:
-    rows = [(name, f"{value / 1e9:.3f}", f"{value / total:.1%}") for name, value in macs.items()]
+    rows = [(name, _g(value), f"{value / total:.1%}") for name, value in macs.items()]
     return columns([(head, "GMACs", "share"), *rows], right=(1, 2))
+
+
+def _g(macs: int) -> str:
+    """In 10^9, with three digits of however little it is."""
+    return f"{macs / 1e9:.3f}" if macs >= 1e8 else f"{macs / 1e9:.3g}"
 
 
 def _comparison(counts: list[CrossCount]) -> list[str]:

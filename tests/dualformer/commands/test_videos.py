@@ -189,13 +189,12 @@ def test_errors_are_one_line_and_status_2(tmp_path, capsys, command, message):
 @pytest.mark.parametrize("command", ["compare", "verify"])
 def test_commands_about_results_are_reached(command, tmp_path, capsys):
     assert main([command, *[str(tmp_path / "nowhere")] * (2 if command == "compare" else 1)]) == 2
-    assert capsys.readouterr().err.startswith(f"{command}: no results in ")
+    assert f"'{tmp_path / 'nowhere'}'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     "command",
     [
-        ["predict", "a.mp4"],
         ["predict", "a.mp4", *SMALL, "--num-clips", "0"],
         ["check-videos", ".", "--time-limit-s", "0"],
         ["check-videos", ".", "--decoder", "ffmpeg"],
