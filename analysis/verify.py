@@ -101,16 +101,16 @@ def _unlike_sheet(found: ResultSet) -> Iterator[str]:
     """A table must hold exactly what its sheet says; a folder of runs may be unfinished."""
     for sheet in found.records if found.is_table else ():
         if sheet.get("schema_version") != SCHEMA_VERSION:
-            yield f"manifest: unknown schema version {sheet.get('schema_version')}"
+            yield f"sheet: unknown schema version {sheet.get('schema_version')}"
         ids = Counter(str(row.get("run_id")) for row in found.rows)
         expected = Counter(_texts(sheet, "expected"))
         for run_id in sorted((ids - expected).keys() - expected.keys()):
-            yield f"{run_id}: a row that the manifest doesn't expect"
+            yield f"{run_id}: a row that the sheet doesn't expect"
         for run_id in sorted((expected - ids).keys()):
-            yield f"{run_id}: no row, though the manifest expects one"
+            yield f"{run_id}: no row, though the sheet expects one"
         commits = result_set.values(found.rows, "provenance.commit")
         if sorted(commits) != sorted(_texts(sheet, "commits")):
-            yield f"manifest: says commits {sheet.get('commits')}, the rows come from {commits}"
+            yield f"sheet: says commits {sheet.get('commits')}, the rows come from {commits}"
 
 
 def _texts(sheet: Mapping[str, Any], name: str) -> list[str]:

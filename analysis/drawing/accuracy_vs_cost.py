@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.patheffects import withStroke
@@ -134,7 +133,7 @@ def _name_point(axis: Axes, row: Any) -> None:
 
 def _count_differences(axis: Axes, counted: pd.DataFrame) -> None:
     """Our count minus the published one, in percent, with both numbers written out."""
-    places = np.arange(len(counted))
+    places = list(range(len(counted)))
     axis.axvspan(-1, 1, color="#F3F3F3", zorder=0)
     axis.axvline(0, color="#888888", linewidth=0.8)
     for place, row in zip(places, counted.itertuples()):
