@@ -14,7 +14,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import pydantic
-from pydantic.config import JsonDict
 
 Kind = Literal["identity", "counted", "timed", "learned", "noted", "provenance"]
 """Where a field comes from: what the run is, arithmetic (so exact), the stopwatch and meters, training and scoring,
@@ -59,7 +58,7 @@ def field(
     kind: Kind, unit: str, meaning: str, *, default: Any = None, positive: bool = False, optional: bool = False
 ) -> Any:
     """Declares a field of a pydantic model, with what `Field` says about it."""
-    about: JsonDict = {"kind": kind, "unit": unit, "positive": positive, "optional": optional}
+    about: dict[str, Any] = {"kind": kind, "unit": unit, "positive": positive, "optional": optional}
     return pydantic.Field(default=default, description=meaning, json_schema_extra=about)
 
 
