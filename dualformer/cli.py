@@ -36,7 +36,11 @@ from dualformer.weights import WeightsError, load_weights
 
 FRAMES_DRAWN = 8
 
-ELSEWHERE = {"compare": "analysis.compare:main", "verify": "analysis.verify:main"}
+ELSEWHERE = {
+    "check": "dualformer.check:main",
+    "compare": "analysis.compare:main",
+    "verify": "analysis.verify:main",
+}
 """Commands of other packages, named as models are in the registry, because the library imports nothing built on it."""
 
 
