@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import dualformer
-from sweeps.launching.snapshot import take
+from sweeps.launching.snapshot import name_of, take
 from sweeps.source import ROOT, code_hash, files, source_state
 
 TOPS = ("dualformer", "baselines", "slurm", "sweeps", "analysis")
@@ -73,8 +73,9 @@ def installed(tmp_path: Path) -> Path:
 
 
 def test_installed_code_is_the_code_of_the_checkout_and_so_is_a_jobs_copy(installed: Path, tmp_path: Path):
-    copy = take(tmp_path / "runs", installed / "_suite")
-    assert copy.name == code_hash(installed / "_suite") == code_hash(ROOT)
+    copy = take(tmp_path / "runs", root=installed / "_suite")
+    assert copy.name == name_of(installed / "_suite") == name_of(ROOT)
+    assert code_hash(copy) == code_hash(installed / "_suite") == code_hash(ROOT)
     assert {name for name, _ in files(copy)} == {name for name, _ in files(ROOT)}
 
 
