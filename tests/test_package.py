@@ -179,7 +179,9 @@ def test_an_installed_wheel_works_from_an_empty_folder(environment: Environment,
     (result,) = tmp_path.glob("runs/*/result.json")
     assert '"ok"' in result.read_text()
     run("dualformer", "collect", "--runs", "runs", cwd=tmp_path)
-    assert list(tmp_path.glob("build/**/published_sizes/*.csv"))
+    assert list(tmp_path.glob("build/results/published_sizes/*.csv"))
+    run("dualformer", "figures", cwd=tmp_path)
+    assert list(tmp_path.glob("build/figures/*.png")) and (tmp_path / "build" / "report.html").exists()
     assert environment.files() == before
 
 
