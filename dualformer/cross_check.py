@@ -10,7 +10,7 @@ import dataclasses
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -136,7 +136,7 @@ def _built(config: ModelConfig, device: str) -> nn.Module:
 
 def _clip(model: nn.Module) -> torch.Tensor:
     device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
-    return torch.zeros(1, *model.config.clip_shape, device=device)
+    return torch.zeros(1, *cast(ModelConfig, model.config).clip_shape, device=device)
 
 
 def _first_argument(model: nn.Module) -> str:

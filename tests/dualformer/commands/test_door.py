@@ -1,6 +1,7 @@
 """The one door: what it lists, what it imports, how it ends, and what every command's own options must have."""
 
 import argparse
+import importlib
 import importlib.util
 import os
 import re
@@ -8,6 +9,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -32,15 +34,9 @@ def door(*arguments, **options):
     )
 
 
-def converted(command):
-    if command._old_main() is not None:
-        pytest.skip(f"{command.module} reads the command line itself")
-    return command
-
-
 def own_parser(command):
     parser = Parser(prog=f"dualformer {command.name}")
-    converted(command).add_to(parser)
+    command.add_to(parser)
     return parser
 
 
@@ -78,7 +74,7 @@ def test_help_lists_every_command_and_imports_none_of_them():
             main(["--help"])
         except SystemExit as end:
             print("status", end.code)
-        modules = {command.module.partition(":")[0] for command in COMMANDS.values()}
+        modules = {command.module for command in COMMANDS.values()}
         print("imported", sorted(modules & set(sys.modules)), file=sys.stderr)
         print("heavy", sorted({"torch", "pandas", "matplotlib"} & set(sys.modules)), file=sys.stderr)
         """
@@ -98,7 +94,6 @@ def test_version():
 
 @pytest.mark.parametrize("command", COMMANDS.values(), ids=lambda command: command.name)
 def test_help_of_a_command_waits_for_nothing_heavy(command):
-    converted(command)
     process = python(
         """
         import sys
@@ -318,6 +313,18 @@ def test_documented_commands_are_those_there_are():
     document = (ROOT / "docs/commands.md").read_text(encoding="utf-8")
     written = document.partition("<!-- commands -->\n")[2].partition("<!-- end -->")[0]
     assert written == cli.documented()
+
+
+def test_console_script_is_the_door():
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    module, function = scripts["dualformer"].split(":")
+    assert getattr(importlib.import_module(module), function) is cli.program
+
+
+def test_files_that_a_shell_completes_say_so():
+    """argcomplete's global completion looks for the mark in the first kilobyte."""
+    for file in ("cli.py", "__main__.py"):
+        assert "PYTHON_ARGCOMPLETE_OK" in (ROOT / "dualformer" / file).read_text()[:1024]
 
 
 def test_library_comes_with_its_suite():
