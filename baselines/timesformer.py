@@ -22,9 +22,10 @@ import torch
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from baselines.vit import SelfAttention, ViTConfig, block_fields
 from dualformer.layers import Block, check_clip, drop_path_rates, init_linear, run_block
 from dualformer.weights import PositionTable, State, WeightLayout
+
+from .vit import SelfAttention, ViTConfig, block_fields
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -36,10 +36,11 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from baselines.vit import SelfAttention, ViTConfig, block_fields
 from dualformer.config import ConfigError
 from dualformer.layers import Block, check_clip, drop_path_rates, run_block
 from dualformer.weights import PositionTable, State, WeightLayout
+
+from .vit import SelfAttention, ViTConfig, block_fields
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,11 @@ from typing import Any, Self
 import pydantic
 
 
+_MOST_PARENTS = 20
+_MOST_ERRORS = 20
+_SHOWN = 120  # characters of a value that is refused
+
+
 class ConfigError(ValueError):
     """A configuration that can't be meant: unknown field, wrong type, illegal value or shape."""
 
@@ -29,6 +34,19 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     if close:
         return f"; did you mean {' or '.join(map(repr, close))}?"
     return f"; valid: {', '.join(valid)}"
+
+
+IRRELEVANT = {"irrelevant": True}
+"""Metadata of a field of a config that, with all below it, can't change what comes of it: no part of an identity."""
+
+
+def irrelevant(default: Any) -> Any:
+    """Declares a field that can't change what comes of the config, with its default."""
+    return dataclasses.field(default=default, metadata=IRRELEVANT)
+
+
+def is_irrelevant(field: dataclasses.Field[Any]) -> bool:
+    return bool(field.metadata.get("irrelevant"))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,7 +75,7 @@ class Config:
         try:
             return _adapter(cls).validate_json(json.dumps(values))
         except pydantic.ValidationError as error:
-            raise ConfigError("\n".join(_explain(cls, item) for item in error.errors())) from None
+            raise ConfigError("\n".join(_explain(cls, item) for item in error.errors()[:_MOST_ERRORS])) from None
 
     def changed(self, **changes: Any) -> Self:
         """Returns a copy with `changes` applied; nested configs take a mapping of their own changes.
@@ -109,16 +127,19 @@ def nest(dotted: Mapping[str, Any]) -> dict[str, Any]:
     """Turns `{"data.root": x}` into `{"data": {"root": x}}`.
 
     Raises:
-        ConfigError: if one path runs through another's value.
+        ConfigError: if one path runs through another's value, or through more names than any field has.
     """
     nested: dict[str, Any] = {}
     for path, value in dotted.items():
         *parents, leaf = path.split(".")
+        if len(parents) > _MOST_PARENTS:
+            raise ConfigError(f"unknown field '{path[:80]}...'")
         place = nested
         for parent in parents:
-            place = place.setdefault(parent, {})
-            if not isinstance(place, dict):
+            inner = place.get(parent, {})
+            if not isinstance(inner, dict):
                 raise ConfigError(f"{path}: '{parent}' is given a value of its own as well")
+            place[parent] = place = dict(inner)  # a copy: the value may be another run's as well
         place[leaf] = value
     return nested
 
@@ -162,7 +183,9 @@ def _explain(cls: type, item: Mapping[str, Any]) -> str:
     if item["type"] == "missing":
         return f"field '{path}' has no value"
     message = item["msg"].removeprefix("Value error, ")
-    return f"{path}: {message} (got {item['input']!r})" if path else message
+    got = repr(item["input"])
+    shown = got if len(got) <= _SHOWN else f"{got[:_SHOWN]}..."
+    return f"{path}: {message} (got {shown})" if path else message
 
 
 def _class_at(cls: type, parents: Iterable[Any]) -> type | None:

@@ -27,7 +27,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 from torch.utils.module_tracker import ModuleTracker
 
-from dualformer.adapt import AdaptedConfig
+from dualformer.adapter import AdaptedConfig
 from dualformer.meta import no_memory
 from dualformer.model_config import ModelConfig
 from dualformer.model_contract import head_name, need, part, unwrapped

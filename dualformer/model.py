@@ -113,7 +113,9 @@ class DualFormerConfig(ModelConfig):
 
     def _check_options(self) -> None:
         """Raises `ConfigError` for options that no block takes; imports the attentions, so only where there are any."""
-        blocks = [(stage, symbol) for stage in range(len(self.depths)) for symbol in set(self.stage_symbols(stage))]
+        blocks = [
+            (stage, symbol) for stage in range(len(self.depths)) for symbol in dict.fromkeys(self.stage_symbols(stage))
+        ]
         check_keys(self.attention_options, sorted(symbol for _, symbol in blocks))
         options = [self.block_options(stage, symbol) for stage, symbol in blocks]
         if self.position == "relative" and not any(getattr(one, "relative_bias", False) for one in options):

@@ -25,7 +25,7 @@ from typing import Any, Self
 
 from torch import nn
 
-from dualformer.adapt import Adapted, adapt
+from dualformer.adapter import Adapted, adapt
 from dualformer.config import ConfigError, nearest
 from dualformer.meta import no_memory, with_memory_if_needed
 from dualformer.model_config import ModelConfig

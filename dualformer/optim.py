@@ -27,12 +27,13 @@ the decay of tables of positions and tokens, as mmaction2's TimeSformer (open-mm
 from __future__ import annotations
 
 import re
-from typing import Any, Literal, get_args
-
-from torch import nn
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from dualformer.config import ConfigError, nearest
 from dualformer.model_contract import head_name, need
+
+if TYPE_CHECKING:
+    from torch import nn
 
 Rule = Literal["plain", "uniform", "tables", "released", "intended"]
 

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import fnmatch
 import importlib
+import importlib.util
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
-from torch import nn
-
-from dualformer import model_path
 from dualformer.config import ConfigError, nearest
-from dualformer.model_config import ModelConfig
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from dualformer.model_config import ModelConfig
 
 MODELS = {
     "dualformer_tiny": "dualformer.model:dualformer_tiny",
@@ -48,6 +51,8 @@ def source_files(name: str) -> list[Path]:
     Raises:
         ConfigError: it is neither.
     """
+    from dualformer import model_path  # here, since it brings torch along, which naming models doesn't need
+
     if name in MODELS:
         return []
     if model_path.is_path(name):
@@ -82,11 +87,13 @@ def model_config(name: str, **changes: Any) -> ModelConfig:
     if isinstance(changes.get("crop_size"), int) and not isinstance(changes["crop_size"], bool):
         changes["crop_size"] = (changes["crop_size"],) * 2
     if name not in MODELS:
+        from dualformer import model_path
+
         if not model_path.is_path(name):
             raise _unknown(name)
         return model_path.path_config(name, changes)
     module, function = MODELS[name].split(":")
-    published = getattr(importlib.import_module(module), function)()
+    published = getattr(_import(module), function)()
     try:
         return published.changed(**changes)
     except ConfigError as error:
@@ -124,3 +131,19 @@ def create_model(
     return model_config(
         name, num_classes=num_classes, num_frames=num_frames, crop_size=crop_size, attention=attention, **overrides
     ).build()
+
+
+def _import(module: str) -> ModuleType:
+    """Imports a model's file; `baselines` lies beside this package in a checkout, inside it in an installed wheel."""
+    if module.partition(".")[0] == "baselines" and not _lies_beside("baselines"):
+        module = f"dualformer.{module}"
+    return importlib.import_module(module)
+
+
+def _lies_beside(package: str) -> bool:
+    """Whether that name is imported from the folder beside this package; other projects have a `baselines` too."""
+    library = Path(__file__).resolve().parent
+    if (library / package).is_dir():
+        return False
+    spec = importlib.util.find_spec(package)
+    return spec is not None and spec.origin == str(library.parent / package / "__init__.py")

@@ -35,8 +35,8 @@ class LocalWindowAttention(Attention):
     marker = "s"
     examples = {
         "plain": {"window_size": (2, 3, 3)},
-        "relative": {"window_size": (2, 3, 3), "relative_bias": True},
-        "long": {"window_size": (4, 2, 5), "relative_bias": True},
+        "long": {"window_size": (4, 2, 5)},
+        "relative": {"window_size": (3, 2, 4), "relative_bias": True},
     }
     shifted = False
 

@@ -36,6 +36,7 @@ class PyramidLevel(nn.Module):
     def __init__(self, dim: int, grid: Size, kernel: Size, pooling: Pooling, factorised: bool) -> None:
         super().__init__()
         self.dim = dim
+        self.grid = grid
         self.kernels = factorise(kernel) if factorised and pooling == "conv" else [kernel]
         # Two kernels need not multiply to `kernel` exactly; what the map is padded to is their product.
         t, h, w = (math.prod(axis) for axis in zip(*self.kernels))

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import zlib
+from collections.abc import Mapping
 from itertools import permutations
 
 from dualformer.attention import find, letters
@@ -48,13 +49,13 @@ def of_letter(letter: str) -> Style:
     Raises:
         ConfigError: as `dualformer.attention.find`.
     """
-    cls = find(letter)
+    own = vars(find(letter))  # an attention that inherits another's code isn't drawn as that one
     number = ord(letter) - ord("A")
     return Style(
-        family=cls.family or cls.words,
-        words=cls.words,
-        colour=cls.colour or SPARE_COLOURS[number % len(SPARE_COLOURS)],
-        marker=cls.marker or SPARE_MARKERS[number % len(SPARE_MARKERS)],
+        family=own.get("family") or own["words"],
+        words=own["words"],
+        colour=own.get("colour") or SPARE_COLOURS[number % len(SPARE_COLOURS)],
+        marker=own.get("marker") or SPARE_MARKERS[number % len(SPARE_MARKERS)],
     )
 
 
@@ -84,7 +85,7 @@ def families() -> dict[str, Style]:
     styles = [of_letter(letter) for letter in letters()]
     found = {style.family: dataclasses.replace(style, words=style.family) for style in styles}
     for letter in letters():
-        for style in find(letter).mixes.values():
+        for style in _mixes(letter).values():
             found.setdefault(style.family, style)
     return {**found, CONVOLUTION.family: CONVOLUTION, OTHER.family: OTHER}
 
@@ -102,9 +103,13 @@ def _mixture(styles: dict[str, Style]) -> Style | None:
     if len(found) > 2:
         return None
     for one, other in permutations(styles, 2):
-        if made := find(one).mixes.get(styles[other].family):
+        if made := _mixes(one).get(styles[other].family):
             return made
     return None
+
+
+def _mixes(letter: str) -> Mapping[str, Style]:
+    return vars(find(letter)).get("mixes", {})
 
 
 def _spare(used: list[str], words: str) -> Style:

@@ -11,7 +11,6 @@ carries a `failure` in place of a clip, and `collate` passes it on. Nothing is e
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -20,79 +19,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dualformer.config import Config, ConfigError
+from dualformer.config import ConfigError
 from dualformer.data import sampling, transforms, two_scale
-from dualformer.data.augment import AugmentConfig, mix
+from dualformer.data.augment import mix
+from dualformer.data.config import EMBEDDED, DataConfig
 from dualformer.data.inspection import cache_dir, inspect_all
 from dualformer.data.manifest import DataError, Entry, Manifest, read_manifest
 from dualformer.data.reader import VideoError, VideoInfo, read_by_seeking, read_in_order
-from dualformer.data.sampling import ShortVideo
-
-EMBEDDED = "embedded"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class DataConfig(Config):
-    """Which videos, and how frames become clips. Number and size of frames come from the model.
-
-    Attributes:
-        root: folder of the data set or manifest file (see `manifest`), or "embedded" for the one that the project draws
-            itself.
-        sampling: "dense" takes consecutive frames, `frame_stride` apart; "spread" cuts the video into as many parts as
-            the clip has frames and takes one of each: a random one to train, the middle one to test.
-        frame_stride: distance between the frames of a dense clip, in frames of the video; where a video's rate varies,
-            in frames of its average rate.
-        resize: before cropping: an int is the length of the short side in pixels; (height, width) is taken exactly, for
-            data sets whose aspect ratio tells the class; None keeps the size of the file.
-        test_resize: likewise for test clips, where that differs; None means `resize`.
-        augment: what is varied at random in training.
-        mean: of red, green and blue, in levels from 0 to 255; the default is ImageNet's, as in the released recipes.
-        std: likewise.
-        short_video: what to do with a video that has fewer frames than a clip needs: leave it out as failed, show its
-            last frame again, or start it over.
-        holdout: share of clips to test on, where the data set has no split of its own.
-        fold: which share is held out (0, 1, ...), for cross-validation.
-        decoder: "decord" and "torchcodec" seek in the files where that gives the frames that decoding in order gives;
-            "pyav" decodes every file in order. The frames are the same, bit by bit.
-        time_limit_s: longest time that a file may take to be inspected, after which it counts as unusable.
-        max_failed_share: share of a split's videos that may be unusable; more is an error.
-        cache_decoded: keep decoded, resized videos in memory (whole, once per loader worker): for small data sets.
-        embedded: the embedded data set; used only if `root` is "embedded".
-    """
-
-    root: str = EMBEDDED
-    sampling: Literal["dense", "spread"] = "dense"
-    frame_stride: int = 1
-    resize: int | tuple[int, int] | None = None
-    test_resize: int | tuple[int, int] | None = None
-    augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
-    mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
-    std: tuple[float, float, float] = (58.395, 57.12, 57.375)
-    short_video: ShortVideo = "error"
-    holdout: float = 0.25
-    fold: int = 0
-    decoder: Literal["decord", "pyav", "torchcodec"] = "decord"
-    time_limit_s: float = 300.0
-    max_failed_share: float = 0.05
-    cache_decoded: bool = False
-    embedded: two_scale.TwoScaleConfig = dataclasses.field(default_factory=two_scale.TwoScaleConfig)
-
-    def check(self) -> None:
-        if self.frame_stride < 1:
-            raise ConfigError(f"frame_stride must be positive, got {self.frame_stride}")
-        for field in ("resize", "test_resize"):
-            if (size := getattr(self, field)) is not None and min(_pair(size)) < 1:
-                raise ConfigError(f"{field} must be positive, got {size}")
-        if self.time_limit_s <= 0:
-            raise ConfigError(f"time_limit_s must be positive, got {self.time_limit_s}")
-        if min(self.std) <= 0:
-            raise ConfigError(f"std must be positive, got {self.std}")
-        if not 0 < self.holdout < 1:
-            raise ConfigError(f"holdout must be between 0 and 1, got {self.holdout}")
-        if self.fold < 0 or (self.fold + 1) * self.holdout > 1 + 1e-6:
-            raise ConfigError(f"fold {self.fold} doesn't exist: holdout {self.holdout} makes {int(1 / self.holdout)}")
-        if not 0 <= self.max_failed_share <= 1:
-            raise ConfigError(f"max_failed_share must be from 0 to 1, got {self.max_failed_share}")
 
 
 def load_manifest(config: DataConfig) -> Manifest:

@@ -15,12 +15,12 @@ number of strides reaches.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 import torch
 
-ShortVideo = Literal["error", "repeat_last", "loop"]
+from dualformer.data.config import ShortVideo
 
 
 def frames_needed(num_frames: int, frame_stride: int) -> int:

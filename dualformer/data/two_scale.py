@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import dataclasses
 import hashlib
 import json
 import shutil
@@ -39,87 +38,16 @@ import numpy as np
 from einops import rearrange
 from filelock import FileLock, Timeout
 
-from dualformer.config import Config, ConfigError
+from dualformer.data.config import MOTIONS, RELATIONS, SITE_PX, TwoScaleConfig
 
-RELATIONS = ("same", "different")
-MOTIONS = ("horizontal", "vertical")
 FACTORS = {"relation": RELATIONS, "motion": MOTIONS}
 CLASSES = tuple(f"{relation}_{motion}" for relation in RELATIONS for motion in MOTIONS)
 
 MANIFEST = "manifest.csv"
 DRAWING_VERSION = 1  # part of the cache's name; raise it when the same config would be drawn or encoded differently
-SITE_PX = 4  # side of the square that a dot hops in, twice a dot's
 _TINT = np.array((1.0, -0.5, -0.5))  # reddish, about as bright as without it
-_BALANCED_GROUP = len(CLASSES) * 2  # every class with the first event bright, and dark
 # Near-lossless, so that small dots survive; one thread, so that the bytes depend on the clip alone.
 _ENCODER_OPTIONS = {"crf": "10", "preset": "veryfast", "threads": "1"}
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TwoScaleConfig(Config):
-    """Size and look of the embedded data set.
-
-    Attributes:
-        num_train: clips in split "train"; a multiple of 8, so that factors are balanced exactly.
-        num_test: clips in split "test"; likewise.
-        num_frames: frames of a clip (T); a multiple of 4, since events keep to its first and last quarter.
-        height: of a frame in pixels (H); a multiple of 4, the grid of sites.
-        width: of a frame in pixels (W); likewise.
-        fps: frames per second that the files declare.
-        seed: two data sets of different seeds share no clip.
-        event_width: width of the side that flashes in pixels, at most half of `width`.
-        num_targets: tinted squares.
-        clutter: chance of each other site to hold an untinted square.
-        event_contrast: mean brightness of a bright event above (a dark one below) the background, of 255.
-        dot_contrast: brightness of a dot above (of its twin below) the background, of 255.
-        tint_contrast: strength of the tint, of 255.
-        noise: standard deviation of the pixel noise, drawn anew for each frame, of 255.
-    """
-
-    num_train: int = 4096
-    num_test: int = 512
-    num_frames: int = 8
-    height: int = 16
-    width: int = 32
-    fps: int = 8
-    seed: int = 0
-    event_width: int = 16
-    num_targets: int = 10
-    clutter: float = 0.2
-    event_contrast: float = 60.0
-    dot_contrast: float = 60.0
-    tint_contrast: float = 40.0
-    noise: float = 5.0
-
-    def check(self) -> None:
-        for field in ("num_train", "num_test"):
-            if (value := getattr(self, field)) < _BALANCED_GROUP or value % _BALANCED_GROUP:
-                raise ConfigError(f"{field} must be a positive multiple of {_BALANCED_GROUP}, got {value}")
-        for field, step in (("num_frames", 4), ("height", SITE_PX), ("width", SITE_PX)):
-            if (value := getattr(self, field)) < step or value % step:
-                raise ConfigError(f"{field} must be a positive multiple of {step}, got {value}")
-        if self.fps < 1 or self.seed < 0:
-            raise ConfigError(f"fps must be positive and seed not negative, got {self.fps} and {self.seed}")
-        for field, most in (("event_width", self.width // 2), ("num_targets", self.num_sites)):
-            if not 1 <= (value := getattr(self, field)) <= most:
-                raise ConfigError(
-                    f"{field} must be from 1 to {most} in frames of {self.height} x {self.width}, got {value}"
-                )
-        if not 0 <= self.clutter <= 1:
-            raise ConfigError(f"clutter is a chance, from 0 to 1, got {self.clutter}")
-        for field in ("event_contrast", "dot_contrast", "tint_contrast", "noise"):
-            if not 0 <= (value := getattr(self, field)) <= 80:
-                raise ConfigError(f"{field} must be from 0 to 80 of 255, got {value}")
-
-    @property
-    def num_sites(self) -> int:
-        """Places of the grid that a square can take."""
-        return (self.height // SITE_PX) * (self.width // SITE_PX)
-
-    @property
-    def num_clips(self) -> int:
-        """Clips in both splits together."""
-        return self.num_train + self.num_test
 
 
 class Factors(NamedTuple):

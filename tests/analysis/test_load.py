@@ -6,7 +6,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from analysis import collect, load, schema
+from analysis import collect, load
+from dualformer.results.result import ROW_STATUSES
 from tests.helpers import synthetic_runs
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -117,4 +118,4 @@ def test_committed_tables_can_be_loaded_and_name_no_host():
         table = load.load_table(path)
         assert table.grid == path.parent.name
         assert not any(name.endswith(".host") for name in table.frame)
-        assert set(table.frame["status"]) <= set(schema.STATUSES)
+        assert set(table.frame["status"]) <= set(ROW_STATUSES)

@@ -6,7 +6,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from analysis import collect, result_set, verify
+from analysis import collect, verify
+from dualformer.results import result_set
 from tests.helpers import synthetic_runs
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -175,7 +176,8 @@ def test_every_reason_is_listed_at_once(runs, capsys):
 
 def test_nothing_to_check_is_an_error(tmp_path, capsys):
     assert verify.main([str(tmp_path)]) == verify.main([str(tmp_path / "nowhere")]) == 2
-    assert "neither run folders nor tables" in capsys.readouterr().err
+    errors = capsys.readouterr().err
+    assert "neither run folders nor tables" in errors and "no file or folder" in errors
 
 
 def test_committed_results_pass():

@@ -363,8 +363,8 @@ def test_pooling_kernels_of_dualformer_keep_what_they_sum_to():
             before, after = (m.stages[stage].blocks[1].attn.levels[level] for m in (trained, model))
             channels = torch.randn(1, 8, 1, 1, 1)
             with torch.inference_mode():
-                expected = before(channels.expand(-1, -1, *before.place.grid))
-                got = after(channels.expand(-1, -1, *after.place.grid))
+                expected = before(channels.expand(-1, -1, *before.grid))
+                got = after(channels.expand(-1, -1, *after.grid))
             torch.testing.assert_close(got, expected[:, :, :1, :1, :1].expand_as(got), rtol=1e-4, atol=1e-4)
 
 

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import signal
@@ -8,8 +9,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from slurm.executors import DebugRunner, make_executor
-from slurm.local import LocalPool, cpu_count, process_ended, process_id, visible_gpus
+from slurm.debug import DebugExecutor
+from slurm.local import LocalPool
+from slurm.places import make_executor
+from slurm.processes import cpu_count, process_ended, process_id, visible_gpus
 from slurm.profile import FOLDER, Profile, ProfileError, load_profile
 from slurm.task import Task, resolve
 
@@ -212,11 +215,11 @@ def test_a_time_limit_starts_the_task_again_and_counts(tmp_path: Path):
 def test_processes_are_told_apart_by_more_than_their_number():
     here = process_id(os.getpid())
     assert process_ended(here) is None
-    assert process_ended(here.rpartition(":")[0] + ":1.00") == "the process is gone"
+    assert process_ended(dataclasses.replace(here, started="1.00")) == "the process is gone"
 
 
 def test_debug_runs_in_this_process(tmp_path: Path):
-    runner = DebugRunner(tmp_path)
+    runner = DebugExecutor(tmp_path)
     (tmp_path / "run").mkdir()
     (job_id,) = runner.submit([Task("tests.helpers.fake_workers:ok", (tmp_path / "run",))], "token", NOTHING)
     assert runner.ended(job_id) == ""

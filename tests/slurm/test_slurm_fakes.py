@@ -8,12 +8,13 @@ import pytest
 
 from dualformer.results.files import read_lines
 from dualformer.results.result import read_result
-from slurm import executors, queue
+from slurm import queue, slurm_array
+from slurm.job_id import JobId
 from sweeps.launching import launcher, ledger
 from sweeps.launching.grid import load_grid
 
 ROOT = Path(__file__).parents[2]
-GRID = "base: {model: {name: dualformer_tiny, num_frames: 4, crop_size: 32}}\naxes: {seed: [0, 1, 2, 3]}\n"
+GRID = "base: {model: {name: dualformer_tiny, num_frames: 4, crop_size: 16}}\naxes: {seed: [0, 1, 2, 3]}\n"
 
 
 @pytest.fixture
@@ -22,14 +23,14 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     state = tmp_path / "slurm"
     state.mkdir()
     (state / "jobs").touch()
-    monkeypatch.setenv("FAKE_SLURM", str(state))
+    monkeypatch.setenv("DUALFORMER_FAKE_SLURM", str(state))
     monkeypatch.setenv("PATH", f"{ROOT / 'tests' / 'slurm' / 'fake_slurm'}:{os.environ['PATH']}")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sweeps.launching.sweep._RETRY_REFUSED_S", 0.5)
-    monkeypatch.setattr("sweeps.launching.sweep._UNNOTED_S", 2.0)
-    monkeypatch.setattr(executors, "_squeue", executors._Squeue())
-    monkeypatch.setattr(executors, "_QUERY_EVERY_S", 0.2)
+    monkeypatch.setattr("sweeps.launching.submitter.RETRY_REFUSED_S", 0.5)
+    monkeypatch.setattr("sweeps.launching.sweep.UNNOTED_S", 2.0)
+    monkeypatch.setattr(slurm_array, "view", queue.View())
+    monkeypatch.setattr(queue, "_QUERY_EVERY_S", 0.2)
     Path("four.yaml").write_text(GRID)
     return state
 
@@ -93,7 +94,7 @@ def test_a_stale_queue_does_not_make_a_run_lost(fake: Path):
 
 
 def test_jobs_that_the_queue_forgets_without_a_result_are_lost(fake: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(executors, "_FORGOTTEN_AFTER_S", 2.0)
+    monkeypatch.setattr(queue, "_FORGOTTEN_AFTER_S", 2.0)
     (fake / "squeue_stale").write_text("")
     Path("profile.yaml").write_text("max_attempts: 1\n")
     assert run("killed", "--only", "seed=0", "--profile", "profile.yaml") == 1
@@ -127,9 +128,9 @@ def test_a_submission_whose_launcher_died_is_found_by_its_name(fake: Path):
     noted(run_dirs()[0], token)
     (fake / "jobs").write_text(f"77 {token} none\n")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sweeps.launching.launcher._follow", lambda sweep: sweep.step() and 0)
+        patch.setattr("sweeps.launching.following.follow", lambda sweep: sweep.step() and 0)
         run("ok", "--only", "seed=0")
-    assert ledger.open_submission(ledger.read(run_dirs()[0]))["job_id"] == "slurm:77"
+    assert ledger.open_submission(ledger.read(run_dirs()[0])).job_id == JobId("slurm", "77")
 
 
 def test_a_submission_that_never_came_to_be_is_made_again(fake: Path):

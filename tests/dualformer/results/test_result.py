@@ -1,4 +1,3 @@
-import importlib.metadata
 import json
 import resource
 import subprocess
@@ -10,7 +9,6 @@ import pytest
 
 from dualformer.results.files import RecordError, append_line, read_lines, write_json
 from dualformer.results.result import Result, read_result, write_result
-from sweeps.provenance import provenance
 
 
 @pytest.fixture
@@ -70,7 +68,7 @@ def test_full_disk_leaves_the_old_file_and_nothing_torn(run_dir: Path):
     write_json(run_dir / "result.json", {"old": True})
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     program = (
-        "import resource, signal, sys; from pathlib import Path; from sweeps.provenance import write_json\n"
+        "import resource, signal, sys; from pathlib import Path; from dualformer.results.files import write_json\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         f"resource.setrlimit(resource.RLIMIT_FSIZE, (100, {limit[1]}))\n"
         "write_json(Path(sys.argv[1]), {'new': 'x' * 10_000})"
@@ -95,14 +93,3 @@ def test_lines_survive_a_torn_one(tmp_path: Path):
     append_line(path, {"step": 3})
     assert read_lines(path) == [{"step": 1}, {"step": 3}]
     assert read_lines(tmp_path / "missing.jsonl") == []
-
-
-def test_provenance_says_what_a_reader_would_ask():
-    facts = provenance(seed=3, threads=1, device="cpu")
-    json.dumps(facts, allow_nan=False)
-    for field in ("command", "torch", "python", "numpy", "decoder_version", "device_name", "matmul_precision", "host"):
-        assert facts[field], field
-    assert (facts["decoder"], facts["decoder_version"]) == ("decord", importlib.metadata.version("decord"))
-    in_order = provenance(seed=3, threads=1, device="cpu", decoder="pyav")
-    assert (in_order["decoder"], in_order["decoder_version"]) == ("pyav", importlib.metadata.version("av"))
-    assert facts["seed"] == 3 and facts["finished_utc"] is None and facts["started_utc"].endswith("+00:00")

@@ -7,7 +7,8 @@ import pytest
 from dualformer.config import ConfigError
 from dualformer.model import DualFormerConfig
 from dualformer.model_config import ModelConfig
-from sweeps.launching.grid import _MOST_BUILT, FOLDER, _check_build, load_grid
+from sweeps.launching.grid import FOLDER, load_grid
+from sweeps.launching.grid_check import MOST_BUILT, check_build
 from tests.helpers.small_models import distinct_models, small_config
 
 SMALL = "base: {model: {name: dualformer_tiny, num_frames: 4, crop_size: 32}}\n"
@@ -27,7 +28,7 @@ def load(tmp_path: Path):
 def test_the_projects_grids_are_right(path: Path, tmp_path: Path):
     data = [f"data.root={tmp_path}"] if "data.root" in path.read_text() else []
     grid = load_grid(path.name, overrides=data)
-    assert grid.cells and grid.name == path.stem and grid.description
+    assert grid.runs and grid.name == path.stem and grid.description
 
 
 def test_axes_multiply_and_rows_add(load):
@@ -42,20 +43,20 @@ def test_axes_multiply_and_rows_add(load):
           - {seed: 7}
         """
     )
-    found = [(cell.config.seed, cell.config.model.num_frames, cell.config.data.frame_stride) for cell in grid.cells]
+    found = [(cell.config.seed, cell.config.model.num_frames, cell.config.data.frame_stride) for cell in grid.runs]
     assert found == [(0, 4, 1), (0, 8, 2), (1, 4, 1), (1, 8, 2), (7, 4, 1)]
-    assert grid.cells[1].name == "seed=0, clip=long" and grid.cells[4].name == "row 1"
-    assert grid.cells[1].differs == {"seed": 0, "model.num_frames": 8, "data.frame_stride": 2}
-    assert len({cell.run_id for cell in grid.cells}) == 5
+    assert grid.runs[1].name == "seed=0, clip=long" and grid.runs[4].name == "row 1"
+    assert grid.runs[1].differs == {"seed": 0, "model.num_frames": 8, "data.frame_stride": 2}
+    assert len({cell.run_id for cell in grid.runs}) == 5
 
 
 def test_a_grid_of_base_alone_is_one_run_and_rows_alone_are_the_rows(load):
-    assert len(load("").cells) == 1
-    assert [cell.config.seed for cell in load("rows: [{seed: 3}, {seed: 4}]").cells] == [3, 4]
+    assert len(load("").runs) == 1
+    assert [cell.config.seed for cell in load("rows: [{seed: 3}, {seed: 4}]").runs] == [3, 4]
 
 
 def test_yaml_words_and_numbers_mean_what_they_look_like(load):
-    cell = load("rows: [{train.learning_rate: 1e-3, model.attention: LG}]").cells[0]
+    cell = load("rows: [{train.learning_rate: 1e-3, model.attention: LG}]").runs[0]
     assert cell.config.train.learning_rate == 1e-3
     with pytest.raises(ConfigError, match="'on'"):
         load("rows: [{measure.latency: on}]")
@@ -63,10 +64,10 @@ def test_yaml_words_and_numbers_mean_what_they_look_like(load):
 
 def test_set_holds_for_every_run_and_only_selects(load):
     grid = load("axes: {seed: [0, 1, 2]}", overrides=["train.steps=5", "train.learning_rate=2e-3"], only=["seed=1"])
-    (cell,) = grid.cells
+    (cell,) = grid.runs
     assert (cell.config.seed, cell.config.train.steps, cell.config.train.learning_rate) == (1, 5, 2e-3)
     several = load("axes: {seed: [0, 1, 2]}", only=["seed=0", "seed=2"])
-    assert [cell.config.seed for cell in several.cells] == [0, 2]
+    assert [cell.config.seed for cell in several.runs] == [0, 2]
 
 
 LABELS = """
@@ -79,12 +80,12 @@ LABELS = """
 
 def test_only_picks_by_the_labels_of_an_axis(load):
     grid = load(LABELS, only=["clip=long", "clip=short", "seed=1"])
-    assert [(cell.config.seed, cell.config.model.num_frames) for cell in grid.cells] == [(1, 4), (1, 8)]
+    assert [(cell.config.seed, cell.config.model.num_frames) for cell in grid.runs] == [(1, 4), (1, 8)]
 
 
 def test_what_is_set_must_suit_the_picked_labels_alone(load):
     depths = "model.overrides.depths=[1, 1, 1, 1]"
-    (cell,) = load(LABELS, overrides=[depths], only=["clip=long", "seed=0"]).cells
+    (cell,) = load(LABELS, overrides=[depths], only=["clip=long", "seed=0"]).runs
     assert cell.config.model.overrides == {"depths": [1, 1, 1, 1]}
     with pytest.raises(ConfigError, match="unknown field 'depths'"):
         load(LABELS, overrides=[depths])
@@ -175,13 +176,13 @@ def test_an_unknown_grid_names_the_nearest(tmp_path: Path):
 
 def test_a_thousand_runs_are_found_apart(load):
     seeds = ", ".join(map(str, range(500)))
-    assert len(load(f"axes: {{seed: [{seeds}], train.steps: [1, 2]}}").cells) == 1000
+    assert len(load(f"axes: {{seed: [{seeds}], train.steps: [1, 2]}}").runs) == 1000
 
 
 @pytest.fixture
 def built(monkeypatch: pytest.MonkeyPatch) -> list[ModelConfig]:
     """The networks that checking a grid builds."""
-    _check_build.cache_clear()
+    check_build.cache_clear()
     configs = []
     build = DualFormerConfig.build
     monkeypatch.setattr(DualFormerConfig, "build", lambda config: configs.append(config) or build(config))
@@ -196,10 +197,10 @@ def test_of_a_thousand_networks_few_are_built_and_every_value_where_that_is_enou
         (4, "LG", 1.0), (4, "LG", 2.0), (4, "LL", 1.0), (6, "LG", 1.0), (8, "LG", 1.0)
     }  # fmt: skip
     built.clear()
-    _check_build.cache_clear()
+    check_build.cache_clear()
     ratios = ", ".join(f"{1 + number / 100}" for number in range(500))
-    assert len(load(f"axes: {{model.attention: [LG, LL], model.overrides.mlp_ratio: [{ratios}]}}").cells) == 1000
-    assert len(built) == _MOST_BUILT
+    assert len(load(f"axes: {{model.attention: [LG, LL], model.overrides.mlp_ratio: [{ratios}]}}").runs) == 1000
+    assert len(built) == MOST_BUILT
     assert min(config.mlp_ratio for config in built) == 1.0 and max(config.mlp_ratio for config in built) > 5.5
 
 
@@ -208,7 +209,7 @@ def test_a_network_that_only_building_finds_wrong_starts_nothing(load, monkeypat
         if config.mlp_ratio == 3.0:
             raise RuntimeError("no kernel for this")
 
-    _check_build.cache_clear()
+    check_build.cache_clear()
     monkeypatch.setattr(DualFormerConfig, "build", build)
     with pytest.raises(ConfigError, match=r"dualformer_tiny: no kernel for this \[model\.overrides\.mlp_ratio=3\.0\]"):
         load("axes: {model.overrides.mlp_ratio: [2.0, 3.0, 4.0]}")
@@ -226,7 +227,7 @@ def test_what_a_config_accepts_can_be_built(name: str):
             except ConfigError:
                 refused += 1
                 continue
-            _check_build(config)
+            check_build(config)
             accepted += 1
     assert accepted > 20 and refused > 20
 

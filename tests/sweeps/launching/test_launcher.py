@@ -17,14 +17,13 @@ import yaml
 from analysis import collect
 from dualformer.results.files import read_lines
 from dualformer.results.result import read_result
+from sweeps.launching import detached, ledger, retry, status
 from sweeps.launching import launcher as launch
-from sweeps.launching import ledger, manage
-from sweeps.launching import run_status as status
 from sweeps.launching.grid import load_grid
 from tests.helpers.small_run import MODEL, write_bright_and_dark
 
 ROOT = Path(__file__).parents[3]
-GRID = "base: {model: {name: dualformer_tiny, num_frames: 4, crop_size: 32}}\naxes: {seed: [0, 1, 2]}\n"
+GRID = "base: {model: {name: dualformer_tiny, num_frames: 4, crop_size: 16}}\naxes: {seed: [0, 1, 2]}\n"
 
 
 @pytest.fixture
@@ -44,7 +43,7 @@ def run(worker: str, *flags: str, executor: str = "local") -> int:
 
 
 def run_dirs() -> list[Path]:
-    return [Path("runs", cell.run_id) for cell in load_grid("three.yaml").cells]
+    return [Path("runs", cell.run_id) for cell in load_grid("three.yaml").runs]
 
 
 def computed() -> list[int]:
@@ -97,7 +96,7 @@ def test_a_sweep_leaves_its_files_and_is_not_done_twice(folder: Path, capsys: py
     assert run("ok") == 0
     for run_dir in run_dirs():
         assert read_result(run_dir).status == "ok"
-        assert json.loads((run_dir / "config.json").read_text())["model"]["crop_size"] == 32
+        assert json.loads((run_dir / "config.json").read_text())["model"]["crop_size"] == 16
         assert "=== attempt" in (run_dir / "log").read_text()
         assert [event["event"] for event in ledger.read(run_dir)] == ["submit", "submitted", "start", "end"]
     manifest = json.loads(Path("runs/three.grid.json").read_text())
@@ -162,9 +161,9 @@ def test_an_edited_grid_adds_its_new_runs_and_keeps_the_old(folder: Path):
 
 def test_rows_of_other_code_are_pointed_out(folder: Path, capsys: pytest.CaptureFixture):
     assert run("ok", executor="debug") == 0
-    (run_dirs()[0] / "provenance.json").write_text('{"code": "0123456789ab"}')
+    (run_dirs()[0] / "provenance.json").write_text('{"code_files": {"sweeps/run.py": "0123456789ab", "gone.py": "0"}}')
     assert run("ok", executor="debug") == 0
-    assert "finished runs were computed by other code (1 by 0123456789ab)" in capsys.readouterr().out
+    assert "1 finished runs used files that have changed since (sweeps/run.py)" in capsys.readouterr().out
 
 
 def test_launching_some_rows_does_not_forget_the_others(folder: Path):
@@ -177,7 +176,7 @@ def test_dry_run_shows_ids_differences_and_costs_and_starts_nothing(folder: Path
     Path("two.yaml").write_text("gpus_per_node: 2\ntime_min: 30\n")
     assert run("ok", "--dry-run") == 0
     *rows, total, estimate = capsys.readouterr().out.splitlines()
-    for line, cell in zip(rows, load_grid("three.yaml").cells, strict=True):
+    for line, cell in zip(rows, load_grid("three.yaml").runs, strict=True):
         assert cell.run_id in line and f"seed={cell.config.seed}" in line and "[GPUs 2, at most 30 min]" in line
     assert "3 to do; nothing was started" in total
     assert "at most 3 GPU-hours" in estimate
@@ -275,8 +274,8 @@ def test_retry_goes_on_with_each_launch_of_a_grid(folder: Path, monkeypatch: pyt
     run("seed_1_raises", executor="debug")
     run("seed_1_raises", "--set", "train.steps=7", executor="debug")
     started = []
-    monkeypatch.setattr(launch, "start_detached", lambda *arguments: started.append(arguments[2]) or 0)
-    assert manage.retry(["three"]) == 0
+    monkeypatch.setattr(detached, "start", lambda *arguments: started.append(arguments[2]) or 0)
+    assert retry.main(["three"]) == 0
     assert ["--set" in arguments for arguments in started] == [False, True]
 
 
@@ -344,5 +343,5 @@ def test_no_wait_leaves_the_runs_to_themselves(folder: Path):
     flags = ["--executor", "local", "--no-wait", "--set", "measure.samples=2"]
     done = subprocess.run([*command, *flags], capture_output=True, text=True, cwd=folder)
     assert done.returncode == 0, done.stderr
-    (cell,) = load_grid("three.yaml", overrides=["measure.samples=2"], only=["seed=0"]).cells
+    (cell,) = load_grid("three.yaml", overrides=["measure.samples=2"], only=["seed=0"]).runs
     wait_until(lambda: read_result(Path("runs", cell.run_id)))

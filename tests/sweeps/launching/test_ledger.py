@@ -59,7 +59,7 @@ def events(*names: str) -> list[dict]:
     token, made = "", []
     for name in names:
         token = next(tokens) if name == "submit" else token
-        made.append({"event": name, "token": token, **({"job_id": f"local:{token}"} if name == "submitted" else {})})
+        made.append({"event": name, "token": token, **({"job_id": f"slurm:{token}"} if name == "submitted" else {})})
     return made
 
 
@@ -68,8 +68,8 @@ def events(*names: str) -> list[dict]:
     [
         ([], None, None),
         (["submit"], "a", None),
-        (["submit", "submitted"], "a", "local:a"),
-        (["submit", "submitted", "start"], "a", "local:a"),
+        (["submit", "submitted"], "a", "slurm:a"),
+        (["submit", "submitted", "start"], "a", "slurm:a"),
         (["submit", "submitted", "start", "end"], None, None),
         (["submit", "submitted", "lost", "submit"], "b", None),
         (["submit", "refused"], None, None),
@@ -78,7 +78,7 @@ def events(*names: str) -> list[dict]:
 )
 def test_open_submission_is_the_newest_not_known_to_have_ended(names: list[str], token: str | None, job_id: str | None):
     found = ledger.open_submission(events(*names))
-    assert (found and found["token"], found and found["job_id"] if job_id else None) == (token, job_id)
+    assert (found and found.token, str(found.job_id) if found and found.job_id else None) == (token, job_id)
 
 
 def test_a_retry_counts_lost_attempts_afresh():

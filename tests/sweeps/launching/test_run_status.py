@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from dualformer.results.result import Result, append_metrics, write_result
-from sweeps.launching import ledger
-from sweeps.launching import run_status as status
+from sweeps.launching import ledger, status
+from sweeps.launching.run_status import run_status
 
 ROOT = Path(__file__).parents[3]
 
@@ -54,7 +54,7 @@ def test_a_claimed_run_is_running_and_shows_its_step(runs: Path):
     command = [sys.executable, "-c", program, str(runs / "sent")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         holder.stdout.readline()
-        found = status.run_status(runs / "sent")
+        found = run_status(runs / "sent")
         holder.stdin.close()
     assert (found.state, found.attempt, found.node) == ("running", 1, "node7")
     assert (found.progress, found.left) == ("40/100", "0:02:00")
@@ -62,12 +62,12 @@ def test_a_claimed_run_is_running_and_shows_its_step(runs: Path):
 
 def test_a_lost_run_says_why(runs: Path):
     ledger.append(runs / "sent", "lost", token="t", reason="Slurm says NODE_FAIL")
-    found = status.run_status(runs / "sent")
+    found = run_status(runs / "sent")
     assert (found.state, found.note) == ("lost", "Slurm says NODE_FAIL")
 
 
 def test_on_a_terminal_the_table_stays_until_all_is_finished(runs: Path):
-    command = [sys.executable, str(Path(status.__file__)), "--runs", str(runs)]
+    command = [sys.executable, str(ROOT / "sweeps" / "status.py"), "--runs", str(runs)]
     terminal, side = pty.openpty()
     with subprocess.Popen(command, stdout=side, stderr=side) as process:
         os.close(side)
@@ -87,7 +87,7 @@ def test_nothing_launched_is_said_with_status_2(tmp_path: Path, capsys: pytest.C
 
 def test_it_answers_without_torch(runs: Path):
     program = f"import sys; sys.argv = ['x', '--runs', {str(runs)!r}]; "
-    program += "import sweeps.launching.run_status as s; s.main()"
+    program += "import sweeps.launching.status as s; s.main()"
     program += "; assert 'torch' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
