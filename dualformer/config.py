@@ -17,7 +17,6 @@ from typing import Any, Self
 
 import pydantic
 
-
 _MOST_PARENTS = 20
 _MOST_ERRORS = 20
 _SHOWN = 120  # characters of a value that is refused
