@@ -6,12 +6,13 @@ optional part asks here: `part` gives it or None, `need` gives it or says which 
 
 from __future__ import annotations
 
-from typing import Any, Protocol, runtime_checkable
-
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from dualformer.config import ConfigError
 from dualformer.model_config import ModelConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 @runtime_checkable
@@ -99,6 +100,8 @@ def blocks(model: nn.Module) -> list[nn.Module]:
     model = unwrapped(model)
     if (own := getattr(model, "transformer_blocks", None)) is not None:
         return list(own())
+    from torch import nn  # here, so that what only names parts, such as the rules of weight groups, needs no torch
+
     return [
         block
         for name, modules in model.named_modules()

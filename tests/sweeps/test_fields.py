@@ -6,7 +6,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from dualformer import attention
+from dualformer import attention, strict_yaml
 from dualformer.cli import main
 from dualformer.config_fields import fields_of
 from dualformer.registry import list_models, model_config
@@ -188,8 +188,4 @@ def test_schema_is_written_whole_or_printed(tmp_path, capsys):
 
 
 def read(grid):
-    import yaml
-
-    from sweeps.launching import grid as reading
-
-    return yaml.load(grid.read_text(), reading._Loader)
+    return strict_yaml.read(grid)
