@@ -81,7 +81,7 @@ def load_table(path: Path) -> Table:
     sheet = _sheet(results_table.sheet_path(path))
     frame = _typed(path, pd.read_csv(path, dtype=str, keep_default_na=False, na_values=[""]))
     if list(frame["run_id"]) != sheet["expected"]:
-        raise LoadError(f"{path}: its runs are not the {len(sheet['expected'])} that its manifest expects, in order")
+        raise LoadError(f"{path}: its runs are not the {len(sheet['expected'])} that its sheet expects, in order")
     return Table(frame, sheet, hashlib.sha256(path.read_bytes()).hexdigest()[:12])
 
 

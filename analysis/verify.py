@@ -101,15 +101,16 @@ def _unlike_sheet(found: ResultSet) -> Iterator[str]:
     """A table must hold exactly what its sheet says; a folder of runs may be unfinished."""
     for sheet in found.records if found.is_table else ():
         if sheet.get("schema_version") != SCHEMA_VERSION:
-            yield f"manifest: unknown schema version {sheet.get('schema_version')}"
-        ids, expected = Counter(row.get("run_id") for row in found.rows), Counter(_texts(sheet, "expected"))
-        for run_id in sorted((ids - expected).keys() - expected.keys(), key=str):
-            yield f"{run_id}: a row that the manifest doesn't expect"
+            yield f"sheet: unknown schema version {sheet.get('schema_version')}"
+        ids = Counter(str(row.get("run_id")) for row in found.rows)
+        expected = Counter(_texts(sheet, "expected"))
+        for run_id in sorted((ids - expected).keys() - expected.keys()):
+            yield f"{run_id}: a row that the sheet doesn't expect"
         for run_id in sorted((expected - ids).keys()):
-            yield f"{run_id}: no row, though the manifest expects one"
+            yield f"{run_id}: no row, though the sheet expects one"
         commits = result_set.values(found.rows, "provenance.commit")
         if sorted(commits) != sorted(_texts(sheet, "commits")):
-            yield f"manifest: says commits {sheet.get('commits')}, the rows come from {commits}"
+            yield f"sheet: says commits {sheet.get('commits')}, the rows come from {commits}"
 
 
 def _texts(sheet: Mapping[str, Any], name: str) -> list[str]:
@@ -168,14 +169,18 @@ def _missing_provenance(row: Row) -> Iterator[str]:
 
 def _products(row: Row) -> Iterator[str]:
     """Totals are views times a view, and FLOPs are two a multiply-accumulate."""
-    clips, crops, views = _numbers(row, "evaluate.num_clips", "evaluate.num_crops", "num_views")
-    if None not in (clips, crops, views) and clips * crops != views:
-        yield f"num_views is {views}, not {clips} clips x {crops} crops"
-    per_view, total, gflops = _numbers(row, "gmacs_per_view", "gmacs_total", "gflops_total")
-    if None not in (views, per_view, total) and not math.isclose(views * per_view, total, rel_tol=CLOSE):
-        yield f"gmacs_total is {total:g}, not {views} views x {per_view:g}"
-    if None not in (total, gflops) and not math.isclose(2 * total, gflops, rel_tol=CLOSE):
-        yield f"gflops_total is {gflops:g}, not 2 x {total:g}"
+    if known := _numbers(row, "evaluate.num_clips", "evaluate.num_crops", "num_views"):
+        clips, crops, views = known
+        if clips * crops != views:
+            yield f"num_views is {views}, not {clips} clips x {crops} crops"
+    if known := _numbers(row, "num_views", "gmacs_per_view", "gmacs_total"):
+        views, per_view, total = known
+        if not math.isclose(views * per_view, total, rel_tol=CLOSE):
+            yield f"gmacs_total is {total:g}, not {views} views x {per_view:g}"
+    if known := _numbers(row, "gmacs_total", "gflops_total"):
+        total, gflops = known
+        if not math.isclose(2 * total, gflops, rel_tol=CLOSE):
+            yield f"gflops_total is {gflops:g}, not 2 x {total:g}"
 
 
 def _ranges(row: Row) -> Iterator[str]:
@@ -193,19 +198,20 @@ def _ranges(row: Row) -> Iterator[str]:
 
 def _quantiles(row: Row) -> Iterator[str]:
     for names in (("latency_ms_p20", "latency_ms_p50", "latency_ms_p80"), ("top1", "top5")):
-        values = _numbers(row, *names)
-        if None not in values and values != sorted(values):
+        if (values := _numbers(row, *names)) and values != sorted(values):
             yield f"{' <= '.join(names)} doesn't hold: {', '.join(f'{value:g}' for value in values)}"
 
 
 def _too_quick(row: Row) -> Iterator[str]:
     """Times that no machine can have taken."""
-    latency, bound, rate = _numbers(row, "latency_ms_p50", "roofline_ms", "throughput_clips_per_s")
-    if None not in (latency, bound) and latency < bound:
-        yield f"latency {latency:g} ms is below the least time that the machine's ceilings allow, {bound:g} ms"
-    if None not in (latency, rate) and rate > 0:
-        pass_ms = row.get("measure.batch_size", 1) / rate * 1e3
-        if pass_ms > ASYNCHRONOUS * latency:
+    if known := _numbers(row, "latency_ms_p50", "roofline_ms"):
+        latency, bound = known
+        if latency < bound:
+            yield f"latency {latency:g} ms is below the least time that the machine's ceilings allow, {bound:g} ms"
+    if known := _numbers(row, "latency_ms_p50", "throughput_clips_per_s"):
+        latency, rate = known
+        (batch_size,) = _numbers(row, "measure.batch_size") or (1,)
+        if rate > 0 and (pass_ms := batch_size / rate * 1e3) > ASYNCHRONOUS * latency:
             yield f"latency is {latency:g} ms, yet by its throughput a pass takes {pass_ms:g} ms: nobody waited"
 
 
@@ -216,9 +222,10 @@ def _disturbed(row: Mapping[str, Any]) -> Iterator[str]:
                 yield f"disturbed while it was timed: {flag}"
 
 
-def _numbers(row: Row, *names: str) -> list[float | None]:
-    """Values of fields, None where a field is absent or no number (of which `_ranges` speaks)."""
-    return [row[name] if is_number(row.get(name)) else None for name in names]
+def _numbers(row: Row, *names: str) -> list[Any]:
+    """Values of fields, none at all where one of them is absent or no number (of which `_ranges` speaks)."""
+    values = [row.get(name) for name in names]
+    return values if all(map(is_number, values)) else []
 
 
 if __name__ == "__main__":

@@ -91,7 +91,7 @@ def _interval(axis: Axes, place: float, value: float, low: float, high: float, r
     axis.plot([low, high], [place, place], "|", color=row.colour, markersize=9, markeredgewidth=1.4)
 
 
-def _places(frame: pd.DataFrame, names: Sequence[str]) -> Iterable[tuple[object, float]]:
+def _places(frame: pd.DataFrame, names: Sequence[str]) -> Iterable[tuple[Any, float]]:
     """Each row with its height on the pattern axis; runs that differ in the seed alone stand close together."""
     for place, name in enumerate(names):
         rows = frame[frame["label"] == name]
@@ -166,7 +166,7 @@ def _study_line(frame: pd.DataFrame) -> str:
     return "; ".join(words)
 
 
-def _pixels(side: object) -> str:
+def _pixels(side: Any) -> str:
     """`32` and `[32, 32]` -> `32x32`."""
     numbers = [part.strip() for part in str(side).strip("[]").split(",")]
     return "x".join(numbers if len(numbers) == 2 else [f"{float(numbers[0]):g}"] * 2)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.patheffects import withStroke
@@ -55,7 +55,7 @@ def draw(published: pd.DataFrame, counts: pd.DataFrame, results: Sequence[Table]
         "Top-1 accuracy against the cost of classifying one video, all its views together. Published “GFLOPs” count a "
         "multiply-accumulate once, so the axis says MACs."
     )
-    panels = {"widths": (3, 1), "wspace": 0.36, "right": 1.15} if len(counted) else {"widths": (1,)}
+    panels: dict[str, Any] = {"widths": (3, 1), "wspace": 0.36, "right": 1.15} if len(counted) else {"widths": (1,)}
     figure, axes = canvas.panels(13 if len(counted) else 9.5, 7, title, subtitle, source, **panels)
     _published_scatter(axes[0], published, counted)
     if len(counted):
@@ -119,7 +119,7 @@ def _small_pretraining(rows: pd.DataFrame) -> pd.Series:
     return rows["pretrain"].isin(["none", "IN-1K"])
 
 
-def _name_point(axis: Axes, row: object) -> None:
+def _name_point(axis: Axes, row: Any) -> None:
     if (row.model, row.variant) not in NAMED_POINTS or (row.model == "TimeSformer" and row.pretrain == "IN-1K"):
         return
     text, across, up, side = NAMED_POINTS[row.model, row.variant]
@@ -133,7 +133,7 @@ def _name_point(axis: Axes, row: object) -> None:
 
 def _count_differences(axis: Axes, counted: pd.DataFrame) -> None:
     """Our count minus the published one, in percent, with both numbers written out."""
-    places = np.arange(len(counted))
+    places = list(range(len(counted)))
     axis.axvspan(-1, 1, color="#F3F3F3", zorder=0)
     axis.axvline(0, color="#888888", linewidth=0.8)
     for place, row in zip(places, counted.itertuples()):

@@ -12,6 +12,7 @@ import io
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import pandas as pd
@@ -22,7 +23,7 @@ from analysis.load import FOLDER, Table
 
 FIGURES_VARIABLE = "ANALYSIS_FIGURES"
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
     "axes.spines.top": False,
@@ -140,7 +141,8 @@ def panels(
     figure.text(0.2 / width, 1 - 0.2 / height, title, va="top", fontsize=14, weight="bold", color="#111111")
     figure.text(0.2 / width, 1 - 0.49 / height, subtitle, va="top", fontsize=9.5, color="#444444")
     figure.text(0.2 / width, 0.12 / height, source, va="bottom", fontsize=6.5, color="#777777", linespacing=1.4)
-    return figure, [figure.add_subplot(cell) for cell in grid]
+    places = [(row, column) for row in range(rows) for column in range(len(widths))]
+    return figure, [figure.add_subplot(grid[place]) for place in places]
 
 
 def latency_name(frame: pd.DataFrame) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -35,7 +36,13 @@ def draw(lines: dict[str, pd.DataFrame], table: Table) -> canvas.Drawing:
         "Each line is one attention pattern in the same network; × n is the growth when the last step doubles the axis."
     )
     height = 1.8 + 3.1 * len(measures)
-    layout = {"widths": [1] * len(drawn), "rows": len(measures), "wspace": 0.8, "left": 0.85, "right": 2.3}
+    layout: dict[str, Any] = {
+        "widths": [1] * len(drawn),
+        "rows": len(measures),
+        "wspace": 0.8,
+        "left": 0.85,
+        "right": 2.3,
+    }
     figure, axes = canvas.panels(13, height, title, subtitle, source, **layout)
     for row, (column, label) in enumerate(measures.items()):
         for number, (axis_name, rows) in enumerate(drawn.items()):
@@ -56,7 +63,7 @@ def _growth_panel(axis: Axes, rows: pd.DataFrame, axis_name: str, column: str) -
     lines = {label: line for label, line in lines.items() if len(line)}
     for line in lines.values():
         first = line.iloc[0]
-        style = {"marker": first["marker"], "color": first["colour"], "markersize": 5, "linewidth": 1.6}
+        style: dict[str, Any] = {"marker": first["marker"], "color": first["colour"], "markersize": 5, "linewidth": 1.6}
         axis.plot(line[axis_name], line[column], **style)
     values = sorted(rows[axis_name].unique())
     axis.set_xticks(values, [f"{value:g}" for value in values])
@@ -73,7 +80,14 @@ def _growth_panel(axis: Axes, rows: pd.DataFrame, axis_name: str, column: str) -
 
 def _cross_failures(axis: Axes, failed: pd.DataFrame, axis_name: str, column: str) -> None:
     """A cross for every run that failed, at the upper edge where its value is unknown; in words in the first row."""
-    style = {"marker": "x", "color": "#111111", "markersize": 8, "markeredgewidth": 1.6, "zorder": 5, "clip_on": False}
+    style: dict[str, Any] = {
+        "marker": "x",
+        "color": "#111111",
+        "markersize": 8,
+        "markeredgewidth": 1.6,
+        "zorder": 5,
+        "clip_on": False,
+    }
     for row in failed.itertuples():
         x, value = getattr(row, axis_name), getattr(row, column)
         if pd.notna(value):

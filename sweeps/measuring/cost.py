@@ -215,7 +215,7 @@ def _median(values: Iterable[float | None]) -> float | None:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds what the command takes."""
     of_grid = parser.add_argument_group("cost of a grid, by finished runs")
-    of_grid.add_argument("--grid", help="a grid file, or the name of one of the project's grids")
+    of_grid.add_argument("--grid", help="a grid file, or the name of one of the project's grids (no default)")
     of_grid.add_argument(
         "--set",
         nargs="+",

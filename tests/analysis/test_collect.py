@@ -58,20 +58,20 @@ def test_configuration_is_flat_and_the_host_stays_behind(table):
     assert "a-secret-host" not in table.read_text() + table.with_suffix(".manifest.json").read_text()
 
 
-def test_manifest_says_what_is_there_and_what_is_not(table):
-    manifest = json.loads(table.with_suffix(".manifest.json").read_text())
-    assert manifest["schema_version"] == SCHEMA_VERSION
-    assert manifest["commits"] == [synthetic_runs.COMMIT]
-    assert manifest["missing"] == ["c" * 12, "b" * 12]
-    assert set(manifest["expected"]) == set(manifest["finished"]) | set(manifest["missing"])
-    assert manifest["text"] == "base: {}\n"
+def test_the_sheet_says_what_is_there_and_what_is_not(table):
+    sheet = json.loads(table.with_suffix(".manifest.json").read_text())
+    assert sheet["schema_version"] == SCHEMA_VERSION
+    assert sheet["commits"] == [synthetic_runs.COMMIT]
+    assert sheet["missing"] == ["c" * 12, "b" * 12]
+    assert set(sheet["expected"]) == set(sheet["finished"]) | set(sheet["missing"])
+    assert sheet["text"] == "base: {}\n"
 
 
-def test_same_runs_give_the_same_bytes_whatever_the_order_of_the_manifest(runs, table):
+def test_same_runs_give_the_same_bytes_whatever_the_order_of_the_launch_record(runs, table):
     before = table.read_bytes()
     path = runs / "ablations.grid.json"
-    manifest = json.loads(path.read_text())
-    path.write_text(json.dumps({**manifest, "runs": manifest["runs"][::-1]}))
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps({**record, "runs": record["runs"][::-1]}))
     assert collect.main(["--runs", str(runs), "--out", str(table.parents[1])]) == 0
     assert table.read_bytes() == before
 
@@ -97,8 +97,8 @@ def test_mixed_commits_are_refused_unless_allowed(runs, tmp_path, capsys):
     assert "--allow-mixed-code" in message
     assert not (tmp_path / "out").exists()
     assert collect.main([*command, "--allow-mixed-code"]) == 0
-    manifest = json.loads((tmp_path / "out/ablations/example-cpu-3000.manifest.json").read_text())
-    assert manifest["commits"] == [synthetic_runs.COMMIT, "f" * 40]
+    sheet = json.loads((tmp_path / "out/ablations/example-cpu-3000.manifest.json").read_text())
+    assert sheet["commits"] == [synthetic_runs.COMMIT, "f" * 40]
 
 
 def test_uncommitted_changes_of_one_commit_are_mixed_code_too(runs, tmp_path, capsys):

@@ -105,7 +105,7 @@ def test_admitted_dirt_passes_unless_cleanliness_is_asked_for(runs, tmp_path):
     assert len(reasons(tmp_path / "out", clean=True)) == 1
 
 
-def test_whitewashed_manifest_is_found(runs, tmp_path):
+def test_whitewashed_sheet_is_found(runs, tmp_path):
     change(runs / RUN / "provenance.json", dirty=True)
     assert collect.main(["--runs", str(runs), "--out", str(tmp_path / "out")]) == 0
     change(next((tmp_path / "out").rglob("*.manifest.json")), dirty=False, commits=["f" * 40])
@@ -125,12 +125,12 @@ def test_copied_run_is_found(runs):
 def test_repeated_dropped_and_foreign_rows_of_a_table_are_found(table):
     edit(table, lambda frame: pd.concat([frame.iloc[1:], frame.iloc[1:2]]))
     first, second = json.loads(table.with_suffix(".manifest.json").read_text())["expected"][:2]
-    assert reasons(table) == [f"{first}: no row, though the manifest expects one", f"{second}: 2 rows of one run"]
+    assert reasons(table) == [f"{first}: no row, though the sheet expects one", f"{second}: 2 rows of one run"]
     edit(table, lambda frame: frame.assign(run_id=["d" * 12, *frame["run_id"][1:]]))
-    assert f"{'d' * 12}: a row that the manifest doesn't expect" in reasons(table)
+    assert f"{'d' * 12}: a row that the sheet doesn't expect" in reasons(table)
 
 
-def test_table_without_manifest_is_found(table):
+def test_table_without_sheet_is_found(table):
     table.with_suffix(".manifest.json").unlink()
     assert reasons(table) == [f"{table.with_suffix('.manifest.json')} is missing"]
 

@@ -102,7 +102,7 @@ def run(worker: str, *flags: str) -> int:
 
 
 def run_dirs() -> list[Path]:
-    return [Path("runs", cell.run_id) for cell in load_grid("four.yaml").cells]
+    return [Path("runs", run.run_id) for run in load_grid("four.yaml").runs]
 
 
 def results() -> list[Result | None]:

@@ -43,7 +43,7 @@ def run(worker: str, *flags: str, executor: str = "local") -> int:
 
 
 def run_dirs() -> list[Path]:
-    return [Path("runs", cell.run_id) for cell in load_grid("three.yaml").runs]
+    return [Path("runs", run.run_id) for run in load_grid("three.yaml").runs]
 
 
 def computed() -> list[int]:
