@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dualformer.model_config import ModelConfig
-from dualformer.model_contract import need, part
+from dualformer.model_contract import config_of, need, part
 from dualformer.registry import model_config
 
 logger = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ class WeightLayout:
     rename: tuple[tuple[str, str], ...] = ()
     ignored: tuple[str, ...] = ()
     absent: tuple[str, ...] = ()
-    convert: Callable[[State, nn.Module], State] | None = None
+    convert: Callable[[State, Any], State] | None = None
 
     def recognises(self, state: Mapping[str, Tensor]) -> bool:
         return any(re.search(self.has, key) and self.ndim in (None, value.ndim) for key, value in state.items())
@@ -126,7 +126,8 @@ class PositionTable:
     def _likely_grids(self, table: Tensor, cells: int, config: ModelConfig) -> list[Size]:
         """The grid the table's own axes spell, the published one, ones that differ only in time or (square) space."""
         if table.ndim == 4:
-            return [tuple(table.shape[:3])]
+            t, h, w = table.shape[:3]
+            return [(t, h, w)]
         t, h, w = self.grid(config)
         published = self.grid(model_config(config.name))
         side = math.isqrt(cells // t)
@@ -226,7 +227,7 @@ def load_weights(
         count = len(left_out[0]) if left_out else 0
         notes.append(f"head replaced: the checkpoint's {count} classes left out, {len(own[head[0]])} start anew")
     if interpolate is not False:
-        learned_by = None if interpolate is True else _changed(model.config, interpolate)
+        learned_by = None if interpolate is True else _changed(config_of(model), interpolate)
         notes += _resize(model, entries, own, learned_by)
     report = _compare(layout, entries, own, kept=head if replace_head else (), notes=notes)
     _check(report, entries, own, strict, model)
@@ -316,7 +317,7 @@ def _resize(model: nn.Module, entries: State, own: State, learned_by: ModelConfi
     for name, tensor in entries.items():
         sized = _clip_sized(model, name)
         if name in own and sized:
-            entries[name] = sized.resize(tensor, own[name], model.config, learned_by)
+            entries[name] = sized.resize(tensor, own[name], config_of(model), learned_by)
             if entries[name] is not tensor:
                 notes.append(f"{name} interpolated from {list(tensor.shape)} to {list(own[name].shape)}")
     return notes

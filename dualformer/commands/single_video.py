@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 from dualformer.arguments import positive
 from dualformer.config import ConfigError
 from dualformer.data.config import DataConfig
-from dualformer.data.manifest import DataError
+from dualformer.data.files import DataError
 from dualformer.results import layout
 
 if TYPE_CHECKING:
