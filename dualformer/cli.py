@@ -27,7 +27,7 @@ from types import ModuleType
 from typing import NoReturn
 
 from dualformer import __version__, suite
-from dualformer.arguments import Parser, one_line
+from dualformer.arguments import Parser, called_as, one_line
 
 INTERRUPTED = 128 + signal.SIGINT
 NOT_READ = 128 + 13  # SIGPIPE, which not every system has by name
@@ -69,7 +69,8 @@ class Command:
         """Runs the command with its words and returns its exit status."""
         parser = Parser(prog=f"dualformer {self.name}")
         run = self.add_to(parser)
-        return run(parser.parse_args(words))
+        with called_as(parser.prog):
+            return run(parser.parse_args(words))
 
 
 COMMANDS = {

@@ -114,7 +114,7 @@ _BY_COMMAND: dict[tuple[str, str], Completer] = {
     ("roofline", "model"): models,
     ("max-batch", "model"): models,
     ("side-by-side", "networks"): models,
-    ("check", "what"): models_and_letters,
+    ("check", "thing"): models_and_letters,
     ("fields", "pattern"): fields,
     ("status", "--grid"): launched,
     ("collect", "--grid"): launched,

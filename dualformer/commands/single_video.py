@@ -12,18 +12,17 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from dualformer.arguments import positive
 from dualformer.config import ConfigError
 from dualformer.data.config import DataConfig
 from dualformer.data.files import DataError
+from dualformer.model_contract import config_of
 from dualformer.results import layout
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-
-    from dualformer.model_config import ModelConfig
 
 NUM_CLIPS = 4
 """Clips spread over a video that no run says anything about."""
@@ -63,7 +62,7 @@ class Viewer:
         from dualformer.data import transforms
         from dualformer.data.reader import inspect_video, read_in_order
 
-        _, num_frames, *sides = cast("ModelConfig", self.model.config).clip_shape
+        _, num_frames, *sides = config_of(self.model).clip_shape
         crop_size = (sides[0], sides[1])
         info = inspect_video(video, "pyav")
         indices = self._indices(info, num_frames)
@@ -186,7 +185,7 @@ def _of_name(options: argparse.Namespace) -> Viewer:
     model = _model(options.model, classes, options.weights, **shape)
     data = DataConfig(
         frame_stride=options.frame_stride or 2,
-        resize=options.resize or max(cast("ModelConfig", model.config).clip_shape[2:]),
+        resize=options.resize or max(config_of(model).clip_shape[2:]),
         short_video="repeat_last",
     )
     return Viewer(model, classes, data, options.num_clips or NUM_CLIPS, options.num_crops or 1)

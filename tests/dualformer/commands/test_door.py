@@ -232,6 +232,42 @@ def test_errors_are_one_line_and_status_2(planted, capsys, error, where):
     assert output.err.startswith(f"dualformer {name}: {ERRORS[error]}")
 
 
+USELESS = {
+    "models": ["no_such_model"],
+    "fields": ["no_such_field"],
+    "macs": ["no_such_model"],
+    "check": ["no_such_model"],
+    "side-by-side": ["no_such_model", "nor_this"],
+    "roofline": ["no_such_model"],
+    "max-batch": ["no_such_model"],
+    "launch": ["--grid", "no_such_grid"],
+    "status": [],
+    "logs": ["ffff"],
+    "cancel": ["ffff"],
+    "retry": ["ffff"],
+    "cost": [],
+    "collect": ["--runs", "nowhere"],
+    "figures": ["--results", "nowhere"],
+    "compare": ["nowhere", "nor_here"],
+    "verify": ["nowhere"],
+    "metrics": ["nowhere"],
+    "predict": ["a.mp4", "--model", "no_such_model"],
+    "gradcam": ["a.mp4", "--model", "no_such_model", "--out", "a.png"],
+    "check-videos": ["nowhere"],
+    "prepare": ["kinetics", "--videos", "nowhere"],
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_says_in_one_line_what_is_wrong(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main([command, *USELESS[command]]) == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.startswith(f"dualformer {command}: ") and len(output.err.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_module_that_needs_a_missing_package_says_so(planted, capsys):
     assert main([planted("import a_package_that_nobody_has")]) == 2
     assert "needs the package 'a_package_that_nobody_has'" in capsys.readouterr().err
