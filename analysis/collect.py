@@ -28,6 +28,7 @@ if __name__ == "__main__":
     sys.path[0] = str(ROOT)
 
 from analysis.places import OUTPUT  # noqa: E402
+from dualformer.arguments import program  # noqa: E402
 from dualformer.config import nearest  # noqa: E402
 from dualformer.results import provenance, result_set, table  # noqa: E402
 from dualformer.results.code import Files, mixed_code  # noqa: E402
@@ -81,7 +82,7 @@ def run(options: argparse.Namespace) -> int:
             if not pairs:
                 print(f"{name}: none of its runs has finished, no table written")
     except (CollectError, OSError) as error:
-        print(f"collect: {error}", file=sys.stderr)
+        print(f"{program('collect')}: {error}", file=sys.stderr)
         return 2
     return 0
 

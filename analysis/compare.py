@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 
+from dualformer.arguments import program
 from dualformer.config import nearest
 from dualformer.results import result_set, statistics
 from dualformer.results.result import metrics, of_kind
@@ -119,7 +120,7 @@ def run(options: argparse.Namespace) -> int:
         a, b = read_side(options.a), read_side(options.b)
         pairs, left_out = compare(a, b, options.metric, options.across)
     except (CompareError, ResultSetError, OSError) as error:
-        print(f"compare: {error}", file=sys.stderr)
+        print(f"{program('compare')}: {error}", file=sys.stderr)
         return 2
     for letter, side in (("A", a), ("B", b)):
         commits = result_set.values(side.rows, "provenance.commit")

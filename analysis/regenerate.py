@@ -21,6 +21,7 @@ if __name__ == "__main__":
     sys.path[0] = str(ROOT)
 
 from analysis.places import OUTPUT  # noqa: E402
+from dualformer.arguments import program  # noqa: E402
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,11 +58,14 @@ def run(options: argparse.Namespace) -> int:
     try:
         results = report.load_all(folders)
     except load.LoadError as error:
-        print(f"regenerate: {error}", file=sys.stderr)
+        print(f"{program('regenerate')}: {error}", file=sys.stderr)
         return 2
     if not results:
         places = ", ".join(map(str, options.results))
-        print(f"regenerate: no result tables in {places}; analysis/collect.py writes them from runs", file=sys.stderr)
+        print(
+            f"{program('regenerate')}: no result tables in {places}; analysis/collect.py writes them from runs",
+            file=sys.stderr,
+        )
         return 2
     executed = [report.execute(path, folders, figures) for path in sorted(report.NOTEBOOKS.glob("*.ipynb"))]
     page.parent.mkdir(parents=True, exist_ok=True)

@@ -49,7 +49,7 @@ def run(options: argparse.Namespace) -> int:
             print(f"{'ok' if finding.ok else 'FAILED':8}{finding.name:12}{finding.detail}", flush=True)
             failed += not finding.ok
     except (ConfigError, UncountedOperatorError) as error:
-        print(f"dualformer check: error: {'; '.join(str(error).splitlines())}", file=sys.stderr)
+        print(f"dualformer check: {'; '.join(str(error).splitlines())}", file=sys.stderr)
         return 2
     return 1 if failed else 0
 

@@ -35,6 +35,8 @@ REDUCED: tuple[dict[str, Any], ...] = (
     {"num_frames": 8, "crop_size": 112},
 )
 """Clips to try a model on that is too slow at its published size, the cheapest first."""
+REDUCED_DEPTH = 2
+"""Blocks of such a model, in each stage where it has stages."""
 
 QUICK_GMACS = 3.0
 """Multiply-accumulates of a clip, in 1e9, up to which a model is checked at its own size."""
@@ -67,8 +69,13 @@ class Subject:
     @property
     def size(self) -> str:
         """The size at which it is run, in words."""
-        reduced = "" if self.config == self.published else f", reduced from {_size(self.published)}"
-        return f"{_size(self.config)}{reduced}"
+        if self.config == self.published:
+            return _size(self.config)
+        shallow = {
+            name: value for name, value in _shallow(self.published).items() if _fields(self.config)[name] == value
+        }
+        fewer = "".join(f" and {name} {value}" for name, value in shallow.items())
+        return f"{_size(self.config)}{fewer}, reduced from {_size(self.published)}"
 
     def clips(self, batch: int = 2) -> Tensor:
         """Normal noise [batch, 3, T, H, W], the same at every call."""
@@ -92,12 +99,20 @@ def subject(name: str, **changes: Any) -> Subject:
         return Subject(published, published)
     if _gmacs(published) <= QUICK_GMACS:
         return Subject(published, published)
-    for size in REDUCED:
+    for fields in ({**size, **depth} for depth in (_shallow(published), {}) for size in REDUCED):
         with contextlib.suppress(ConfigError):
-            reduced = model_config(name, **{**changes, **size})
+            reduced = model_config(name, **{**changes, **fields})
             if _gmacs(reduced) < _gmacs(published):
                 return Subject(published, reduced)
     return Subject(published, published)
+
+
+def _shallow(config: ModelConfig) -> dict[str, Any]:
+    """Fields of a config with fewer blocks, where its fields say how many there are."""
+    fields = config.to_dict()
+    if isinstance(fields.get("depths"), list):
+        return {"depths": [min(depth, REDUCED_DEPTH) for depth in fields["depths"]]}
+    return {"depth": min(fields["depth"], REDUCED_DEPTH)} if isinstance(fields.get("depth"), int) else {}
 
 
 def _gmacs(config: ModelConfig) -> float:

@@ -45,6 +45,7 @@ def test_a_run_leaves_a_whole_row_with_its_circumstances(root, tmp_path, monkeyp
     assert result.throughput_clips_per_s > 0
     assert result.peak_mem_gib > 0
     assert result.flags == json.loads((run_dir / "measurement.json").read_text())["flags"]
+    assert result.gate == json.loads((run_dir / "measurement.json").read_text())["gate"]["compared_with"] == "twins"
     assert result.compile_s is None, "nothing was compiled"
     assert result.roofline_ms > 0
     assert result.train_gmacs_per_clip == count_training_macs(model).total / 1e9 > 2 * result.gmacs_per_view
