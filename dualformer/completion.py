@@ -66,8 +66,10 @@ def assignments(prefix: str = "", **_: Any) -> list[str]:
     from sweeps.fields import choices
     from sweeps.run_config import describe_fields
 
-    field, equals, _value = prefix.partition("=")
+    field, equals, value = prefix.partition("=")
     known = {item.path: item for item in describe_fields()}
+    if field == "model.attention" and equals:
+        return [f"{field}={pattern}" for pattern in letters(value)]
     if equals:
         values = list_models() if field == "model.name" else choices(known[field]) if field in known else ()
         return [f"{field}={value}" for value in values if f"{field}={value}".startswith(prefix)]
