@@ -49,7 +49,7 @@ def naive(model: nn.Module) -> Iterator[nn.Module]:
     before = [(module, vars(module).get("forward")) for module in _modules_with_twin(model)]
     try:
         for module, _ in before:
-            module.forward = module.naive
+            module.forward = module.naive  # type: ignore[assignment]
         yield model
     finally:
         for module, forward in before:
