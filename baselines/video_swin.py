@@ -27,7 +27,17 @@ from torch.nn import functional
 from dualformer import reference
 from dualformer.attention.windows import WindowLayout, relative_bias, relative_index
 from dualformer.config import ConfigError
-from dualformer.layers import Block, PatchEmbed, Size, check_clip, drop_path_rates, init_linear, multi_head, run_block
+from dualformer.layers import (
+    Block,
+    PatchEmbed,
+    Size,
+    as_size,
+    check_clip,
+    drop_path_rates,
+    init_linear,
+    multi_head,
+    run_block,
+)
 from dualformer.model_config import ModelConfig
 from dualformer.weights import PositionTable, State, WeightLayout, inflate
 
@@ -227,14 +237,17 @@ class WindowAttention(nn.Module):
         shifted: whether windows start half a window later, with a cyclic roll, on axes longer than the window.
     """
 
+    regions: Tensor | None
+    bias_index: Tensor
+
     def __init__(self, dim: int, num_heads: int, grid: Size, window_size: Size, shifted: bool) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.window_size = window_size
         self.shifted = shifted
-        window = tuple(min(size, w) for size, w in zip(grid, window_size))
-        counts = tuple(-(-size // w) for size, w in zip(grid, window))
-        shift = tuple(w // 2 if shifted and size > w else 0 for size, w in zip(grid, window_size))
+        window = as_size(min(size, w) for size, w in zip(grid, window_size))
+        counts = as_size(-(-size // w) for size, w in zip(grid, window))
+        shift = as_size(w // 2 if shifted and size > w else 0 for size, w in zip(grid, window_size))
         self.layout = WindowLayout(grid, counts, window, shift)
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)

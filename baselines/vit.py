@@ -6,6 +6,7 @@ Shapes: B batch, N tokens, C channels, M heads, D = C / M channels per head.
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -82,10 +83,13 @@ class SelfAttention(nn.Module):
 
     def naive(self, x: Tensor) -> Tensor:
         """One sample and one head at a time."""
-        samples = [reference.attend(*tokens.chunk(3, dim=-1), self.num_heads) for tokens in self.qkv(x)]
+        samples = []
+        for tokens in self.qkv(x):
+            q, k, v = tokens.chunk(3, dim=-1)
+            samples.append(reference.attend(q, k, v, self.num_heads))
         return self.proj(torch.stack(samples))
 
 
-def block_fields(config: ViTConfig) -> dict[str, float]:
+def block_fields(config: ViTConfig) -> dict[str, Any]:
     """What every block of a network takes from its config, as arguments of `dualformer.layers.Block`."""
     return {"mlp_ratio": config.mlp_ratio, "norm_eps": config.norm_eps}

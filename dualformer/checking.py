@@ -154,7 +154,7 @@ def check_options(letter: str) -> str:
     missing = [name for name, default in defaults.items() if all(value == default for value in tried[name])]
     if missing:
         raise CheckError(f"no example gives {' or '.join(missing)} another value than the default")
-    return f"{len(defaults)} options, {len(cls.examples)} examples"
+    return f"options: {', '.join(defaults) or 'none'}; examples: {', '.join(cls.examples)}"
 
 
 def check_twin(letter: str) -> str:

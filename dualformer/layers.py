@@ -6,7 +6,7 @@ Shapes: B batch, T x H x W input clip or token grid, C channels, M heads, D = C 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from itertools import accumulate, pairwise
 from typing import Literal
@@ -21,6 +21,12 @@ from dualformer.model_config import ModelConfig
 
 Size = tuple[int, int, int]
 """Of a grid, window or kernel: time, height, width."""
+
+
+def as_size(numbers: Iterable[int]) -> Size:
+    """Returns three numbers as a size."""
+    time, height, width = numbers
+    return time, height, width
 
 
 def multi_head(

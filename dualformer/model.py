@@ -306,7 +306,11 @@ def _clip_sized(own: DualFormerConfig, stage: int, number: int, symbol: str) -> 
         return cls.position_tables(config.stage_grid(stage), options)
 
     for name in tables(own):
-        yield PositionTable(name=rf"{at}{name}$", grid=lambda config, name=name: tables(config)[name])
+
+        def grid(config: DualFormerConfig, name: str = name) -> Size:
+            return tables(config)[name]
+
+        yield PositionTable(name=rf"{at}{name}$", grid=grid)
     for pattern in cls.pooling_kernels:
         yield PoolingKernel(name=rf"{at}{pattern}$")
 

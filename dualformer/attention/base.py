@@ -83,7 +83,7 @@ class Attention(nn.Module, abc.ABC):
         if "letter" in vars(cls) and "words" not in vars(cls):
             raise TypeError(f"{cls.__name__} has the letter '{cls.letter}' and no `words` to name it by")
 
-    def __init__(self, place: Place, options: Options | None = None) -> None:
+    def __init__(self, place: Place, options: Config | None = None) -> None:
         super().__init__()
         self.place = place
         self.options: Any = self.Options() if options is None else options

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from dualformer import reference
 from dualformer.attention.base import Attention, Place
+from dualformer.config import Config
 
 
 class DividedAttention(Attention):
@@ -24,7 +25,7 @@ class DividedAttention(Attention):
     colour = "#CC79A7"
     marker = "v"
 
-    def __init__(self, place: Place, options: Attention.Options | None = None) -> None:
+    def __init__(self, place: Place, options: Config | None = None) -> None:
         super().__init__(place, options)
         dim = place.dim
         self.time_qkv = nn.Linear(dim, 3 * dim, bias=place.qkv_bias)

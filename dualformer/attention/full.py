@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from dualformer import reference
 from dualformer.attention.base import Attention, Place
+from dualformer.config import Config
 
 
 class FullAttention(Attention):
@@ -17,7 +18,7 @@ class FullAttention(Attention):
     colour = "#B8860B"
     marker = "P"
 
-    def __init__(self, place: Place, options: Attention.Options | None = None) -> None:
+    def __init__(self, place: Place, options: Config | None = None) -> None:
         super().__init__(place, options)
         self.qkv = nn.Linear(place.dim, 3 * place.dim, bias=place.qkv_bias)
 

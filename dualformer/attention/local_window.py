@@ -14,7 +14,7 @@ from dualformer import reference
 from dualformer.attention.base import Attention, Place
 from dualformer.attention.windows import WindowLayout, even_windows, relative_bias, relative_index
 from dualformer.config import Config, ConfigError
-from dualformer.layers import Size
+from dualformer.layers import Size, as_size
 
 Interval = tuple[int, int]
 
@@ -40,6 +40,9 @@ class LocalWindowAttention(Attention):
     }
     shifted = False
 
+    regions: Tensor | None
+    bias_index: Tensor
+
     @dataclasses.dataclass(frozen=True, kw_only=True)
     class Options(Config):
         """Choices of local windows.
@@ -60,7 +63,7 @@ class LocalWindowAttention(Attention):
         super().__init__(place, options)
         self.qkv = nn.Linear(place.dim, 3 * place.dim, bias=place.qkv_bias)
         counts, window = even_windows(place.grid, self.options.window_size)
-        shift = tuple(w // 2 if self.shifted and n > 1 else 0 for n, w in zip(counts, window))
+        shift = as_size(w // 2 if self.shifted and n > 1 else 0 for n, w in zip(counts, window))
         self.layout = WindowLayout(place.grid, counts, window, shift)
         regions = self.layout.regions(padding_apart=True)
         self.register_buffer("regions", regions, persistent=False)  # [windows, K], None where nothing is masked
@@ -94,8 +97,7 @@ class LocalWindowAttention(Attention):
     def position_tables(cls, grid: Size, options: Options) -> dict[str, Size]:
         if not options.relative_bias:
             return {}
-        t, h, w = (2 * length - 1 for length in even_windows(grid, options.window_size)[1])
-        return {"bias_table": (t, h, w)}
+        return {"bias_table": as_size(2 * length - 1 for length in even_windows(grid, options.window_size)[1])}
 
     def naive(self, x: Tensor) -> Tensor:
         """Every box of the grid attends to itself; boxes are products of one interval an axis."""

@@ -10,15 +10,14 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from dualformer.layers import Size, padded_to_multiple
+from dualformer.layers import Size, as_size, padded_to_multiple
 
 Pooling = Literal["conv", "average", "max"]
 
 
 def pool_kernel(grid: Size, size: Size) -> Size:
     """Tokens pooled into one along each axis, so that at most `size` are left."""
-    t, h, w = (-(-n // s) for n, s in zip(grid, size))
-    return t, h, w
+    return as_size(-(-n // s) for n, s in zip(grid, size))
 
 
 class PyramidLevel(nn.Module):
@@ -39,8 +38,7 @@ class PyramidLevel(nn.Module):
         self.grid = grid
         self.kernels = factorise(kernel) if factorised and pooling == "conv" else [kernel]
         # Two kernels need not multiply to `kernel` exactly; what the map is padded to is their product.
-        t, h, w = (math.prod(axis) for axis in zip(*self.kernels))
-        self.cell = t, h, w
+        self.cell = as_size(math.prod(axis) for axis in zip(*self.kernels))
         self.size = pool_kernel(grid, self.cell)
         self.pool = _operator(dim, self.kernels, pooling)
 

@@ -14,7 +14,7 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn import functional
 
-from dualformer.layers import Size
+from dualformer.layers import Size, as_size
 
 _WINDOWS = "(b nt nh nw) (wt wh ww) c"
 _MAP = "b (nt wt) (nh wh) (nw ww) c"
@@ -48,8 +48,7 @@ class WindowLayout:
     @property
     def padded(self) -> Size:
         """The grid of whole windows."""
-        t, h, w = (count * length for count, length in zip(self.counts, self.window))
-        return t, h, w
+        return as_size(count * length for count, length in zip(self.counts, self.window))
 
     def split(self, x: Tensor) -> Tensor:
         """[B, T, H, W, C] -> [B * windows, K, C], padded with zeros and rolled by the shift."""
@@ -95,8 +94,8 @@ class WindowLayout:
 
 def even_windows(grid: Size, largest: Size) -> tuple[Size, Size]:
     """Returns how many windows each axis has and their length: the fewest no longer than `largest`, evenly long."""
-    counts = tuple(-(-size // limit) for size, limit in zip(grid, largest))
-    window = tuple(-(-size // count) for size, count in zip(grid, counts))
+    counts = as_size(-(-size // limit) for size, limit in zip(grid, largest))
+    window = as_size(-(-size // count) for size, count in zip(grid, counts))
     return counts, window
 
 

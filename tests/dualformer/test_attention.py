@@ -20,6 +20,7 @@ from dualformer.attention.windows import even_windows
 from dualformer.checking import CHECKS, GRIDS, TOLERANCE, build, examples, tokens, twin_errors
 from dualformer.config import ConfigError
 from dualformer.reference import naive, num_twins
+from tests.helpers.planted import FREE, plant
 
 SLOW = {"export", "compile"}
 every_letter = pytest.mark.parametrize("letter", letters())
@@ -78,28 +79,17 @@ def test_a_run_imports_the_letters_that_it_uses_and_no_other():
     assert not imported & {"local_window", "shifted_window", "global_pyramid"}
 
 
-def plant(folder, name="planted", line='letter = "W"', **attributes):
-    """A file with a minimal attention."""
-    text = (
-        "from dualformer.attention.full import FullAttention\n\n\n"
-        f'class Planted(FullAttention):\n    """Full attention under another letter."""\n\n    {line}\n'
-    )
-    for attribute, value in {"words": "planted", **attributes}.items():
-        text += f"    {attribute} = {value!r}\n"
-    (folder / f"{name}.py").write_text(text)
-
-
 def test_a_planted_file_is_found_and_forgotten(tmp_path):
-    plant(tmp_path, line="letter: str = 'W'  # of planted")
+    plant(tmp_path, line=f"letter: str = {FREE!r}  # of planted")
     before = letters()
     with attention.also_in(tmp_path):
-        assert set(letters()) == {*before, "W"}
-        assert find("W").words == "planted"
-        assert symbols("W12W") == ("W12", "W")
+        assert set(letters()) == {*before, FREE}
+        assert find(FREE).words == "planted"
+        assert symbols(f"{FREE}12{FREE}") == (f"{FREE}12", FREE)
     assert letters() == before
-    assert not [name for name in sys.modules if "planted" in name]
-    with pytest.raises(ConfigError, match="unknown letter 'W'; valid: "):
-        find("W")
+    assert not [name for name in sys.modules if name == "dualformer.attention.planted"]
+    with pytest.raises(ConfigError, match=f"unknown letter '{FREE}'; valid: "):
+        find(FREE)
 
 
 @pytest.mark.parametrize(
@@ -122,24 +112,27 @@ def test_a_malformed_letter_is_named_with_its_file(tmp_path, line):
 
 
 def test_two_files_with_one_letter_are_both_named(tmp_path):
-    plant(tmp_path, "one")
-    plant(tmp_path, "other")
-    with attention.also_in(tmp_path), pytest.raises(ConfigError, match=r"the letter 'W': .*one\.py and .*other\.py"):
+    plant(tmp_path, name="one")
+    plant(tmp_path, name="other")
+    with (
+        attention.also_in(tmp_path),
+        pytest.raises(ConfigError, match=r"have the letter '.': .*one\.py and .*other\.py"),
+    ):
         letters()
 
 
 def test_a_file_that_cannot_be_imported_hurts_its_letter_alone(tmp_path):
-    (tmp_path / "broken.py").write_text('import torch.missing\n\n\nclass Broken:\n    letter = "W"\n')
+    (tmp_path / "broken.py").write_text(f'import torch.missing\n\n\nclass Broken:\n    letter = "{FREE}"\n')
     with attention.also_in(tmp_path):
         assert find("F").letter == "F"
-        with pytest.raises(ConfigError, match=r"attention 'W': .*broken\.py can't be imported: ModuleNotFoundError"):
-            find("W")
+        with pytest.raises(ConfigError, match=r"attention '.': .*broken\.py can't be imported: ModuleNotFoundError"):
+            find(FREE)
 
 
 def test_a_file_without_its_class_is_named(tmp_path):
-    (tmp_path / "empty.py").write_text('letter = "W"\n')
-    with attention.also_in(tmp_path), pytest.raises(ConfigError, match=r"empty\.py says letter 'W' and has 0 classes"):
-        find("W")
+    (tmp_path / "empty.py").write_text(f'letter = "{FREE}"\n')
+    with attention.also_in(tmp_path), pytest.raises(ConfigError, match=r"empty\.py says letter '.' and has 0 classes"):
+        find(FREE)
 
 
 def test_a_letter_needs_words():

@@ -1,24 +1,11 @@
 """The shared checks see what is wrong: letters with one fault each are planted, and the right check fails."""
 
-import inspect
-from pathlib import Path
-
 import pytest
 
-from dualformer import attention
 from dualformer.attention.full import FullAttention
 from dualformer.attention.local_window import LocalWindowAttention
 from dualformer.checking import CHECKS, check_letter, examples
-
-
-def planted_copy(folder, cls, *changes):
-    """The file of an attention under the letter W, with texts of it replaced."""
-    text = Path(inspect.getfile(cls)).read_text()
-    for old, new in [(f'letter = "{cls.letter}"', 'letter = "W"'), *changes]:
-        assert old in text
-        text = text.replace(old, new)
-    (folder / "planted.py").write_text(text)
-    return attention.also_in(folder)
+from tests.helpers.planted import FREE, copied
 
 
 def failures(letter, names=tuple(name for name in CHECKS if name not in ("export", "compile"))):
@@ -27,8 +14,8 @@ def failures(letter, names=tuple(name for name in CHECKS if name not in ("export
 
 @pytest.mark.parametrize("cls", [FullAttention, LocalWindowAttention])
 def test_a_right_copy_passes(tmp_path, cls):
-    with planted_copy(tmp_path, cls):
-        assert failures("W") == {}
+    with copied(tmp_path, cls):
+        assert failures(FREE) == {}
 
 
 FAULTS = {
@@ -80,15 +67,16 @@ FAULTS = {
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_fails_its_check(tmp_path, fault):
     cls, check, old, new, message = FAULTS[fault]
-    with planted_copy(tmp_path, cls, (old, new)):
-        assert message in failures("W", (check,))[check]
+    with copied(tmp_path, cls, (old, new)):
+        assert message in failures(FREE, (check,))[check]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("check", ["export", "compile"])
 def test_a_break_of_the_graph_fails_export_and_compile(tmp_path, check):
-    with planted_copy(tmp_path, FullAttention, ("q, k, v = self", "print(x.sum().item())\n        q, k, v = self")):
-        assert failures("W", (check,))
+    branch = "if x.sum() > 0:\n            x = x + 1\n        q, k, v = self"
+    with copied(tmp_path, FullAttention, ("q, k, v = self", branch)):
+        assert failures(FREE, (check,))
 
 
 def test_examples_always_try_an_attention_without_biases():

@@ -8,13 +8,14 @@ import pytest
 import torch
 
 from dualformer import ConfigError, count_macs, create_model, list_models, load_weights
+from dualformer.attention import letters
 from tests.helpers.small_models import clip_for, distinct_models, small_config, small_model
 
 NAMES = list_models()
 PUBLISHED = [(name, {}) for name in distinct_models()]
-# DualFormer with the letters and the position encoding that its published form lacks, and at an odd size.
+# DualFormer with every letter, and with the position encoding that its published form lacks at an odd size.
 VARIANTS = [
-    ("dualformer_tiny", {"attention": "SDF", "depths": (3, 1)}),
+    ("dualformer_tiny", {"attention": "".join(letters()), "depths": (len(letters()), 1)}),
     ("dualformer_tiny", {"attention": "LS", "position": "relative", "num_frames": 5, "crop_size": (33, 47)}),
 ]
 

@@ -14,6 +14,7 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode, flop_registry, register_flop_formula
 
+from dualformer.attention import letters
 from dualformer.config import ConfigError
 from dualformer.macs import UncountedOperatorError, closed_form, count_macs, count_training_macs
 from dualformer.model_config import ModelConfig
@@ -128,9 +129,7 @@ def ptflops_macs(model):
     return macs
 
 
-CASES = [(name, None) for name in list_models()] + [
-    ("dualformer_tiny", pattern) for pattern in ("LL", "LS", "GG", "DD", "FF")
-]
+CASES = [(name, None) for name in list_models()] + [("dualformer_tiny", 2 * letter) for letter in letters()]
 
 
 def torch_flops(model):
@@ -265,10 +264,11 @@ def test_backward_costs_two_forwards_less_the_gradient_of_the_clip(name):
 
 
 @pytest.mark.parametrize("pooling", ["conv", "average", "max"])
-@pytest.mark.parametrize("attention", ["LG", "SDF"])
+@pytest.mark.parametrize("attention", letters())
 def test_every_switch_of_training_is_counted(pooling, attention):
     """Dropout, pooling and padding have backward operators of their own, and an unknown one is an error."""
     changes = {"pooling": pooling, "attention": attention, "num_frames": 5, "crop_size": (36, 52)}
+    changes["depths"] = (1, 1)
     dropped = {"attention_dropout": 0.1, "projection_dropout": 0.1, "drop_path_rate": 0.1}
     count = count_training_macs("dualformer_tiny", **{**SMALL_DUALFORMER, **changes, **dropped})
     assert count.backward > count.forward > 0

@@ -13,6 +13,7 @@ from dualformer import ConfigError, count_macs, create_model, load_weights
 from dualformer.layers import DropPath
 from dualformer.model import DualFormerConfig
 from dualformer.registry import model_config
+from tests.helpers.planted import FREE
 
 SMALL = {
     "num_frames": 4,
@@ -113,7 +114,7 @@ def test_wrong_clip_shape_names_both():
         ({"embed_dim": 3}, "unknown field 'embed_dim'; did you mean 'embed_dims'"),
         ({"depths": (2, 2)}, "depths has 2 entries, embed_dims has 4 stages"),
         ({"num_heads": (3, 2, 2, 2)}, "8 channels can't be split over 3 heads"),
-        ({"attention": "LX"}, "unknown letter 'X'"),
+        ({"attention": f"L{FREE}"}, f"unknown letter '{FREE}'"),
         ({"attention": "LG,LG"}, "'LG,LG' has 2 patterns for 4 stages"),
         ({"attention": "LG,,LG,F"}, "attention is empty"),
         ({"num_frames": 0}, "num_frames must be positive"),

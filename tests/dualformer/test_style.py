@@ -7,20 +7,7 @@ import pytest
 
 from dualformer import attention
 from dualformer.attention import letters, style
-
-PLANTED = """
-from dualformer.attention.full import FullAttention
-
-
-class {name}(FullAttention):
-    letter = "{letter}"
-    words = "{words}"
-"""
-
-
-def plant(folder, letter, words, extra=""):
-    text = PLANTED.format(name=f"Planted{letter}", letter=letter, words=words)
-    (folder / f"planted_{letter}.py").write_text(text + "".join(f"    {line}\n" for line in extra.splitlines()))
+from tests.helpers.planted import ALSO_FREE, FREE, plant
 
 
 def test_published_patterns_keep_their_families_words_and_colours():
@@ -49,26 +36,23 @@ def test_repeats_numbers_stages_and_order_make_no_difference_to_colour():
 
 def test_letters_are_told_apart():
     drawn = [style.of_letter(letter) for letter in letters()]
-    for field in ("family", "words", "colour", "marker"):
+    for field in ("words", "colour"):
         assert len({getattr(one, field) for one in drawn}) == len(drawn), field
     spare = [(style.SPARE_COLOURS[n % 8], style.SPARE_MARKERS[n % 7]) for n in range(26)]
     assert len(set(spare)) == 26
     colours = [one.colour for one in (*style.families().values(), *drawn)]
     assert all(re.fullmatch("#[0-9A-F]{6}", colour) for colour in [*colours, *style.SPARE_COLOURS])
-    assert not set(colours) & set(style.SPARE_COLOURS)
 
 
 def test_a_new_letter_is_drawn_alone_and_mixed_with_nothing_else_edited(tmp_path):
-    plant(
-        tmp_path, "W", "wide", "colour = '#123456'\nmarker = '*'\nmixes = {'pooled': Style('wp', 'w', '#654321', 'h')}"
-    )
-    file = tmp_path / "planted_W.py"
-    file.write_text("from dualformer.attention.style import Style\n" + file.read_text())
-    plant(tmp_path, "Y", "yonder")
+    file = plant(tmp_path, FREE, "one", words="wide", colour="#123456", marker="*")
+    mixes = "    mixes = {'pooled': Style('wp', 'w', '#654321', 'h')}\n"
+    file.write_text("from dualformer.attention.style import Style\n" + file.read_text() + mixes)
+    plant(tmp_path, ALSO_FREE, "other", words="yonder")
     with attention.also_in(tmp_path):
-        assert style.of_pattern("W") == style.Style("wide", "wide", "#123456", "*")
-        assert style.of_pattern("GW1") == style.Style("wp", "pyramid + wide", "#654321", "h")
-        plain, mixed = style.of_pattern("Y"), style.of_pattern("YD")
+        assert style.of_pattern(FREE) == style.Style("wide", "wide", "#123456", "*")
+        assert style.of_pattern(f"G{FREE}1") == style.Style("wp", "pyramid + wide", "#654321", "h")
+        plain, mixed = style.of_pattern(ALSO_FREE), style.of_pattern(f"{ALSO_FREE}D")
         assert (plain.family, plain.words) == ("yonder", "yonder")
         assert (mixed.family, mixed.words) == ("other", "yonder + divided")
         assert plain.colour in style.SPARE_COLOURS and mixed.colour in style.SPARE_COLOURS
@@ -77,10 +61,10 @@ def test_a_new_letter_is_drawn_alone_and_mixed_with_nothing_else_edited(tmp_path
 
 
 def test_a_letter_of_a_known_family_mixes_as_that_family(tmp_path):
-    plant(tmp_path, "W", "wide", "family = 'window'\ncolour = '#123456'")
+    plant(tmp_path, words="wide", family="window", colour="#123456")
     with attention.also_in(tmp_path):
-        assert style.of_pattern("WG") == style.Style("dual", "wide + pyramid", "#D55E00", "o")
-        assert style.of_pattern("LW").family == "window"
+        assert style.of_pattern(f"{FREE}G") == style.Style("dual", "wide + pyramid", "#D55E00", "o")
+        assert style.of_pattern(f"L{FREE}").family == "window"
 
 
 @pytest.mark.parametrize("pattern", [None, ""])
@@ -89,7 +73,8 @@ def test_no_pattern_is_other(pattern):
 
 
 def test_letters_that_are_gone_are_named_by_themselves():
-    assert style.of_pattern("XG") == style.Style("other", "X + pyramid", style.OTHER.colour, style.OTHER.marker)
+    gone = f"{FREE} + pyramid"
+    assert style.of_pattern(f"{FREE}G") == style.Style("other", gone, style.OTHER.colour, style.OTHER.marker)
 
 
 def test_every_mixture_has_a_style():
