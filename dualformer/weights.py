@@ -22,13 +22,13 @@ from torch.nn import functional
 
 from dualformer.checkpoint_files import State, WeightsError, chosen_set, open_checkpoint, shown, unwrapped, weight_sets
 from dualformer.model_config import ModelConfig
+from dualformer.model_contract import config_of, need, part
 from dualformer.registry import model_config
 
 logger = logging.getLogger(__name__)
 
 Size = tuple[int, int, int]
 
-HEAD = ("head.weight", "head.bias")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ class WeightLayout:
     rename: tuple[tuple[str, str], ...] = ()
     ignored: tuple[str, ...] = ()
     absent: tuple[str, ...] = ()
-    convert: Callable[[State, nn.Module], State] | None = None
+    convert: Callable[[State, Any], State] | None = None
 
     def recognises(self, state: Mapping[str, Tensor]) -> bool:
         return any(re.search(self.has, key) and self.ndim in (None, value.ndim) for key, value in state.items())
@@ -69,6 +69,10 @@ class WeightLayout:
         for pattern, replacement in self.rename:
             key = re.sub(pattern, replacement, key)
         return key
+
+
+OWN_LAYOUT = WeightLayout(name="own", has="")
+"""Of a model that declares no layouts: its own names and shapes."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -116,7 +120,8 @@ class PositionTable:
     def _likely_grids(self, table: Tensor, cells: int, config: ModelConfig) -> list[Size]:
         """The grid the table's own axes spell, the published one, ones that differ only in time or (square) space."""
         if table.ndim == 4:
-            return [tuple(table.shape[:3])]
+            t, h, w = table.shape[:3]
+            return [(t, h, w)]
         t, h, w = self.grid(config)
         published = self.grid(model_config(config.name))
         side = math.isqrt(cells // t)
@@ -219,14 +224,16 @@ def load_weights(
     layout, state = _recognise(model, sets[taken], own)
     entries = layout.translate(state, model)
     notes = _other_sets(sets, taken)
+    head = _head_entries(model)
     if replace_head:
-        count = len(entries.pop("head.bias", ()))
-        entries.pop("head.weight", None)
-        notes.append(f"head replaced: the checkpoint's {count} classes left out, {len(own['head.bias'])} start anew")
+        need(model, "head", "replacing the head")
+        left_out = [entries.pop(name) for name in head if name in entries]
+        count = len(left_out[0]) if left_out else 0
+        notes.append(f"head replaced: the checkpoint's {count} classes left out, {len(own[head[0]])} start anew")
     if interpolate is not False:
-        learned_by = None if interpolate is True else _changed(model.config, interpolate)
+        learned_by = None if interpolate is True else _changed(config_of(model), interpolate)
         notes += _resize(model, entries, own, learned_by)
-    report = _compare(layout, entries, own, kept=HEAD if replace_head else (), notes=notes)
+    report = _compare(layout, entries, own, kept=head if replace_head else (), notes=notes)
     report = dataclasses.replace(report, sets=tuple(sets), taken=taken)
     _check(report, entries, own, strict, model)
     model.load_state_dict({name: entries[name] for name in report.matched}, strict=False)
@@ -254,13 +261,20 @@ def _other_sets(sets: Mapping[str, State], taken: str) -> list[str]:
     return [f"took '{taken}', and left {', '.join(others)} (weight_set takes another)"] if others else []
 
 
+def _head_entries(model: nn.Module) -> tuple[str, ...]:
+    """Names of the head's weights in the state dict, the matrix first; none where there is no head."""
+    head = part(model, "head")
+    tensors = set() if head is None else {id(tensor) for tensor in head.state_dict(keep_vars=True).values()}
+    return tuple(name for name, tensor in model.state_dict(keep_vars=True).items() if id(tensor) in tensors)
+
+
 def _recognise(model: nn.Module, state: State, own: State) -> tuple[WeightLayout, State]:
     """The layout of a checkpoint, and its entries without what wrappers put before their names.
 
     A prefix may be a wrapper's or part of a layout (`model.` is both), so each way of spelling the names is tried, and
     the one taken gives the model most of its names; the first of several.
     """
-    layouts: tuple[WeightLayout, ...] = getattr(model, "weight_layouts", ())
+    layouts: tuple[WeightLayout, ...] = part(model, "weight_layouts") or (OWN_LAYOUT,)
     candidates = [(layout, spelt) for spelt in unwrapped(state) for layout in layouts if layout.recognises(spelt)]
     if candidates:
         return max(candidates, key=lambda candidate: candidate[0].num_known(candidate[1], own))
@@ -281,14 +295,14 @@ def _resize(model: nn.Module, entries: State, own: State, learned_by: ModelConfi
     for name, tensor in entries.items():
         sized = _clip_sized(model, name)
         if name in own and sized:
-            entries[name] = sized.resize(tensor, own[name], model.config, learned_by)
+            entries[name] = sized.resize(tensor, own[name], config_of(model), learned_by)
             if entries[name] is not tensor:
                 notes.append(f"{name} interpolated from {list(tensor.shape)} to {list(own[name].shape)}")
     return notes
 
 
 def _clip_sized(model: nn.Module, name: str) -> PositionTable | PoolingKernel | None:
-    return next((sized for sized in getattr(model, "clip_sized", ()) if re.search(sized.name, name)), None)
+    return next((sized for sized in part(model, "clip_sized") or () if re.search(sized.name, name)), None)
 
 
 def _compare(layout: WeightLayout, entries: State, own: State, kept: tuple[str, ...], notes: list[str]) -> LoadReport:
@@ -310,7 +324,7 @@ def _check(report: LoadReport, entries: State, own: State, strict: bool, model: 
     if wrong:
         shapes = [f"{name} {list(entries[name].shape)}, the model has {list(own[name].shape)}" for name in wrong]
         hints = []
-        if set(wrong) & set(HEAD):
+        if set(wrong) & set(_head_entries(model)):
             hints.append("replace_head=True loads everything but the head")
         if any(_clip_sized(model, name) for name in wrong):
             hints.append("interpolate=True resizes what follows from the clip size")

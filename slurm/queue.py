@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import getpass
 import os
 import re
 import subprocess
+import time
+from collections.abc import Sequence
+
+from slurm import environment
 
 ENDED_STATES = frozenset({"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", "DEADLINE", "BOOT_FAIL"})
 """States that a job doesn't leave. NODE_FAIL and PREEMPTED aren't among them: Slurm queues such jobs again."""
@@ -15,6 +18,8 @@ HELD = "launch failed requeued held"
 """Slurm's reason for a job whose node could not start it: the prolog failed, or slurmd died over it."""
 
 _FORMAT = "%i|%T|%N|%r|%L|%j"
+_QUERY_EVERY_S = 2.0
+_FORGOTTEN_AFTER_S = 15.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +57,7 @@ def answers() -> bool:
 
 def jobs() -> dict[str, QueuedJob] | None:
     """Returns this user's jobs by id ("12" or, in an array, "12_3"), some minutes back; None when Slurm won't say."""
-    output = _run("squeue", "-h", "-r", "-t", "all", "-u", _user(), "-o", _FORMAT)
+    output = _run("squeue", "-h", "-r", "-t", "all", "--me", "-o", _FORMAT)
     if output is None:
         return None
     found = {}
@@ -75,17 +80,40 @@ def max_array_size() -> int | None:
     return int(found.group(1)) if found else None
 
 
-def cancel(job_ids: list[str]) -> bool:
+def cancel(job_ids: Sequence[str]) -> bool:
     """Cancels jobs; returns whether Slurm took the order."""
     return not job_ids or _run("scancel", *job_ids) is not None
 
 
-def _user() -> str:
-    return os.environ.get("SLURM_JOB_USER") or getpass.getuser()
+class View:
+    """The queue as it was some seconds ago at most, and since when a job has been missing from it."""
+
+    def __init__(self) -> None:
+        self._jobs: dict[str, QueuedJob] | None = None
+        self._asked_at = float("-inf")
+        self._missing_since: dict[str, float] = {}
+
+    def jobs(self) -> dict[str, QueuedJob] | None:
+        """Returns what `jobs` does, asking at most every other second."""
+        if time.monotonic() - self._asked_at > _QUERY_EVERY_S:
+            self._jobs = jobs()
+            self._asked_at = time.monotonic()
+        return self._jobs
+
+    def is_missing(self, job_id: str) -> bool:
+        """Whether a job has left the queue for good: a query may lag behind sbatch, or behind a restart."""
+        found = self.jobs()
+        if found is None or job_id in found:
+            self._missing_since.pop(job_id, None)
+            return False
+        since = self._missing_since.setdefault(job_id, time.monotonic())
+        return time.monotonic() - since >= _FORGOTTEN_AFTER_S
 
 
 def _run(*command: str) -> str | None:
+    """What a program of Slurm prints; None where it fails. A job that asks is no part of what it asks about."""
+    seen = environment.for_jobs(os.environ)
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30, env=seen).stdout
     except (OSError, subprocess.SubprocessError):
         return None

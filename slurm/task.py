@@ -8,10 +8,14 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import submitit
 from submitit.helpers import DelayedSubmission
+
+ROOT = Path(__file__).resolve().parents[1]
+"""Of this project, which processes import from unless told otherwise."""
 
 _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 

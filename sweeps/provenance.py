@@ -10,34 +10,40 @@ import shlex
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from dualformer.config import ConfigError
 from dualformer.data.decoders import chosen_decoder
+from dualformer.results.code import digest
 from dualformer.results.files import utc_now
+from dualformer.results.provenance import FILES
 from dualformer.results.result import MEASUREMENT_VERSION
 from sweeps import source
+from sweeps.run_config import RunConfig
 
 
-def provenance(*, seed: int, threads: int, device: str, decoder: str = "decord") -> dict[str, Any]:
-    """Returns the circumstances of a run that starts now, as plain JSON data with `finished_utc` still open.
+def provenance(config: RunConfig, device: str) -> dict[str, Any]:
+    """Returns the circumstances of a run that starts now, as plain JSON data; `finished` completes them.
 
     Args:
-        seed: seed of the run.
-        threads: CPU threads of the run.
+        config: of the run.
         device: "cpu" or "cuda", resolved.
-        decoder: what reads the videos that it can seek in (`DataConfig.decoder`).
     """
+    files = source.imported_files()
     return {
         "measurement_version": MEASUREMENT_VERSION,
         **source.source_state(),
-        "code": source.code_hash(),
+        "code": digest(files),
+        FILES: files,
+        "network": config.network_digest,
+        "network_config": config.network,
         "command": shlex.join(sys.orig_argv),
-        "seed": seed,
+        "seed": config.seed,
         "device": device,
-        "threads": threads,
-        **_software(decoder),
+        "threads": config.threads,
+        **_software(config.data.decoder),
         **_hardware(device),
         **_switches(),
         "job_id": _job_id(),
@@ -45,6 +51,12 @@ def provenance(*, seed: int, threads: int, device: str, decoder: str = "decord")
         "started_utc": utc_now(),
         "finished_utc": None,
     }
+
+
+def finished(circumstances: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the circumstances of a run that ends now: with what it has imported on its way, and when that was."""
+    files = {**source.imported_files(), **circumstances[FILES]}  # a file imported long ago may have been edited since
+    return {**circumstances, "code": digest(files), FILES: files, "finished_utc": utc_now()}
 
 
 def _software(decoder: str) -> dict[str, Any]:

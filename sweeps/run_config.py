@@ -1,6 +1,7 @@
 """Everything that can be said about one run, as one frozen, serialisable value: the schema of a grid's fields.
 
-A run's identity is its content: the full resolved config, hashed. Editing a default therefore makes a new run, and
+A run's identity is its content: the full resolved config, hashed, with the network's own, published values included.
+Editing a default, here or of a model, therefore makes a new run; two spellings of one network make the same one; and
 nothing about when, where or by which command a run was started can make one.
 """
 
@@ -10,24 +11,19 @@ import dataclasses
 import functools
 import hashlib
 import json
-from typing import Any, Literal
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from dualformer.config import Config, ConfigError, flatten
+from dualformer.config import IRRELEVANT, Config, ConfigError, flatten, irrelevant
+from dualformer.config_fields import ConfigField, fields_of
 from dualformer.data.config import DataConfig
 from dualformer.optim import Rule
 from dualformer.results.result import MEASUREMENT_VERSION
+from slurm.times import IN_MINUTES
 
-IRRELEVANT_FIELDS = (
-    "data.time_limit_s",
-    "train.log_every",
-    "train.log_to",
-    "train.save_every",
-    "train.keep_checkpoints",
-    "train.evaluate_every",
-    "train.num_workers",
-    "evaluate.num_workers",
-)
-"""Fields, by dotted path, that can't change what a run comes to; `resources` as a whole is the other exception."""
+MOST_SEED = 2**32 - 1
+"""The largest that every generator takes: NumPy's has the fewest bits."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -145,12 +141,12 @@ class TrainConfig(Config):
     clip_grad_norm: float | None = None
     ema: float | None = None
     token_labels: TokenLabelConfig = dataclasses.field(default_factory=TokenLabelConfig)
-    evaluate_every: int = 0
-    log_every: int = 20
-    log_to: tuple[Literal["tensorboard", "wandb"], ...] = ()
-    save_every: int = 0
-    keep_checkpoints: int = 2
-    num_workers: int = 0
+    evaluate_every: int = irrelevant(0)
+    log_every: int = irrelevant(20)
+    log_to: tuple[Literal["tensorboard", "wandb"], ...] = irrelevant(())
+    save_every: int = irrelevant(0)
+    keep_checkpoints: int = irrelevant(2)
+    num_workers: int = irrelevant(0)
 
     @property
     def trains(self) -> bool:
@@ -162,6 +158,8 @@ class TrainConfig(Config):
         _at_least(self, 0, "save_every", "num_workers", "backbone_factor", "decay", "clip_grad_norm")
         _at_least(self, 1, "stop_after", "batch_size", "micro_steps", "log_every", "keep_checkpoints")
         _within(self, 0, 1, "label_smoothing", "momentum", "ema")
+        if self.micro_steps > self.batch_size:
+            raise ConfigError(f"micro_steps ({self.micro_steps}) can't cut a batch of {self.batch_size} clips")
         if self.steps and self.epochs is not None:
             raise ConfigError(f"steps ({self.steps}) and epochs ({self.epochs}) are both given; one of them must go")
         if self.epochs is not None and self.epochs <= 0:
@@ -188,11 +186,13 @@ class EvaluateConfig(Config):
     num_crops: int = 1
     average: Literal["probability", "score"] = "probability"
     batch_size: int = 32
-    num_workers: int = 0
+    num_workers: int = irrelevant(0)
 
     def check(self) -> None:
-        _at_least(self, 1, "num_clips", "num_crops", "batch_size")
+        _at_least(self, 1, "num_clips", "batch_size")
         _at_least(self, 0, "num_workers")
+        if self.num_crops not in (1, 3):
+            raise ConfigError(f"num_crops must be 1 or 3, got {self.num_crops}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -236,12 +236,25 @@ class MeasureConfig(Config):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ResourceConfig(Config):
-    """What a cluster must lend the run; None means what the profile says. No part of the run's identity."""
+    """What a cluster must lend the run; None means what the profile says. No part of the run's identity.
+
+    Attributes:
+        nodes: machines.
+        gpus_per_node: GPUs of each machine, one process for each.
+        mem_gib: memory of each machine.
+        time_min: minutes after which the cluster may end a job of the run; also as Slurm writes it, such as "2:00:00".
+    """
 
     nodes: int | None = None
     gpus_per_node: int | None = None
     mem_gib: float | None = None
-    time_min: int | None = None
+    time_min: Annotated[int | None, IN_MINUTES] = None
+
+    def check(self) -> None:
+        _at_least(self, 1, "nodes", "time_min")
+        _at_least(self, 0, "gpus_per_node")
+        if self.mem_gib is not None and not 0 < self.mem_gib < math.inf:
+            raise ConfigError(f"mem_gib must be positive, got {self.mem_gib}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -262,22 +275,66 @@ class RunConfig(Config):
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
     evaluate: EvaluateConfig = dataclasses.field(default_factory=EvaluateConfig)
     measure: MeasureConfig = dataclasses.field(default_factory=MeasureConfig)
-    resources: ResourceConfig = dataclasses.field(default_factory=ResourceConfig)
+    resources: ResourceConfig = dataclasses.field(default_factory=ResourceConfig, metadata=IRRELEVANT)
 
     def check(self) -> None:
-        _at_least(self, 0, "seed")
-        _at_least(self, 1, "threads")
+        _within(self, 0, MOST_SEED, "seed")
+        _within(self, 1, 4096, "threads")
 
     @functools.cached_property
     def run_id(self) -> str:
         """The run's identity: 12 hexadecimal digits of the hash of all that can change its outcome."""
-        content = {
-            field: value
-            for field, value in flatten(self.to_dict()).items()
-            if field not in IRRELEVANT_FIELDS and not field.startswith("resources.")
-        }
-        text = json.dumps([MEASUREMENT_VERSION, content], sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        ignored = irrelevant_fields()
+        content = {field: value for field, value in flatten(self._resolved()).items() if field not in ignored}
+        return _hash([MEASUREMENT_VERSION, content])
+
+    @functools.cached_property
+    def network(self) -> dict[str, Any]:
+        """The network's whole config as plain data, classes apart, which come with the data."""
+        return _network(self.model.name, self.model.changes(), without=("num_classes",))
+
+    @property
+    def network_digest(self) -> str:
+        """12 hexadecimal digits that stand for `network`."""
+        return _hash(self.network)
+
+    def _resolved(self) -> dict[str, Any]:
+        """Plain data with whole networks in place of choices of them."""
+        content = self.to_dict()
+        content["model"] = {"network": self.network, "weights": self.model.weights}
+        labels = self.train.token_labels
+        if labels.teacher is not None:
+            shape = ("num_classes", "num_frames", "crop_size")  # the student's
+            content["train"]["token_labels"]["teacher"] = _network(labels.teacher, labels.overrides, without=shape)
+            del content["train"]["token_labels"]["overrides"]
+        return content
+
+
+def describe_fields() -> list[ConfigField]:
+    """Returns every field of a run by dotted path, with type, default and meaning, in the order of declaration."""
+    return fields_of(RunConfig)
+
+
+@functools.cache
+def irrelevant_fields() -> frozenset[str]:
+    """Returns the dotted paths of the fields that can't change what a run comes to."""
+    return frozenset(field.path for field in describe_fields() if field.irrelevant)
+
+
+def _network(name: str, changes: Mapping[str, Any], without: tuple[str, ...]) -> dict[str, Any]:
+    """A network's whole config; where it has none (no such model), what was chosen, and the run will say why."""
+    from dualformer.registry import model_config  # here: models need torch
+
+    try:
+        config = model_config(name, **changes).to_dict()
+    except ConfigError:
+        config = {"name": name, **changes}
+    return {field: value for field, value in config.items() if field not in without}
+
+
+def _hash(content: Any) -> str:
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def _at_least(config: Config, least: int, *fields: str) -> None:

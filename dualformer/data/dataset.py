@@ -26,10 +26,10 @@ from dualformer.data import sampling, transforms, two_scale
 from dualformer.data.augment import mix
 from dualformer.data.cache import CacheError, cache_dir, cache_error
 from dualformer.data.config import EMBEDDED, DataConfig
-from dualformer.data.files import utf8
+from dualformer.data.files import DataError, utf8
 from dualformer.data.handover import stacked
 from dualformer.data.inspection import inspect_all
-from dualformer.data.manifest import DataError, Entry, Manifest, read_manifest
+from dualformer.data.manifest import Entry, Manifest, read_manifest
 from dualformer.data.reader import VideoError, VideoInfo, read_by_seeking, read_in_order
 
 
@@ -48,7 +48,7 @@ def load_manifest(config: DataConfig) -> Manifest:
     return read_manifest(Path(utf8(config.root, Path())))
 
 
-class VideoDataset(torch.utils.data.Dataset):
+class VideoDataset(torch.utils.data.Dataset[dict[str, Any]]):
     """One split of a data set.
 
     A sample is a dict: `clip` float32 [3, T, H, W], `label` int, `index` int; with `views`, `clip` is
@@ -175,9 +175,9 @@ class VideoDataset(torch.utils.data.Dataset):
     def _read(self, index: int, indices: np.ndarray) -> Tensor:
         path = self.root / self.entries[index].file
         if self.infos[index].seekable:
-            frames = read_by_seeking(path, indices, self.config.decoder)
+            frames = read_by_seeking(path, indices.tolist(), self.config.decoder)
         else:
-            frames = read_in_order(path, indices, self.config.time_limit_s)
+            frames = read_in_order(path, indices.tolist(), self.config.time_limit_s)
         # [T, H, W, 3] seen as [T, 3, H, W]: resizing is fastest where the colours of a pixel are neighbours.
         return transforms.resize(torch.from_numpy(frames).permute(0, 3, 1, 2), self._resize)
 
@@ -209,7 +209,7 @@ class VideoDataset(torch.utils.data.Dataset):
                 )
 
 
-class TrainBatches(torch.utils.data.Sampler):
+class TrainBatches(torch.utils.data.Sampler[list[tuple[int, int]]]):
     """An endless stream of batches, each a list of (epoch, index), for `DataLoader(batch_sampler=...)`.
 
     Epochs are permutations, one after another without a gap, so that every clip is seen equally often and every batch

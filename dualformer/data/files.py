@@ -52,8 +52,9 @@ def video_files(folder: Path, passed_over: Counter[str] | None = None) -> list[s
     Raises:
         DataError: a clip's name isn't UTF-8.
     """
-    others = Counter() if passed_over is None else passed_over
-    found, pending, seen = [], [""], set()
+    others: Counter[str] = Counter() if passed_over is None else passed_over
+    found, pending = list[str](), [""]
+    seen: set[tuple[int, int]] = set()
     while pending:
         below = pending.pop()
         for name, is_folder in _listing(folder / below, seen, others):
@@ -80,8 +81,9 @@ def frame_folders(folder: Path, depth: int = 1, passed_over: Counter[str] | None
     Raises:
         DataError: a clip's name isn't UTF-8.
     """
-    hidden = Counter() if passed_over is None else passed_over
-    found, pending, seen = [], [""], set()
+    hidden: Counter[str] = Counter() if passed_over is None else passed_over
+    found, pending = list[str](), [""]
+    seen: set[tuple[int, int]] = set()
     while pending:
         below = pending.pop()
         folders = []
@@ -139,9 +141,9 @@ def likely_place(path: Path) -> str:
         return f"; there is '{other.name}', which is the same text in another Unicode form (NFC, NFD)"
     if other := _alike(path):
         return f"; there is '{other}', in other case"
-    for place, (one, other) in enumerate(zip(path.parts, path.parts[1:])):
+    for place, (one, following) in enumerate(zip(path.parts, path.parts[1:])):
         shorter = Path(*path.parts[:place], *path.parts[place + 1 :])
-        if one == other and shorter.exists():
+        if one == following and shorter.exists():
             return f"; there is '{shorter}': the listed path repeats the folder's name '{one}'"
     return ""
 

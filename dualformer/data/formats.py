@@ -223,7 +223,7 @@ def plain_list(source: Source) -> Listing:
         raise DataError(f"{place}: label '{label}' is not a whole number from 0, as labels of other lines are")
     given = read_classes(source.classes) if source.classes else None
     if all(numbered):
-        numbers = [whole_number(label) for _, _, label, _, _ in rows]
+        numbers = [number for _, _, label, _, _ in rows if (number := whole_number(label)) is not None]
         count = len(given) if given else 1 + max(numbers, default=-1)
         if count > MOST_CLASSES:
             place = rows[numbers.index(count - 1)][3]
@@ -249,10 +249,11 @@ def something_something_v2(source: Source) -> Listing:
     (`something-something-v2-train.json`, or `train.json` in later downloads). Documented in the data set's technical
     report, "Moving Objects Dataset: Something-Something v. 2", at its download page.
     """
-    lists, mapping, answers = [], source.classes, {}
+    lists, mapping = [], source.classes
+    answers: dict[str, str] = {}
     for split, path in _files(source, ".json", ".csv"):
         if "answers" in path.name:
-            answers |= (line.split(";", 1) for _, line in _lines(path) if ";" in line)
+            answers |= {line.split(";", 1)[0]: line.split(";", 1)[1] for _, line in _lines(path) if ";" in line}
             continue
         content = _json(path)
         if isinstance(content, dict):
@@ -292,13 +293,16 @@ def ucf101(source: Source) -> Listing:
         elif match := re.fullmatch(r"(train|test)list(\d+)\.txt", path.name.lower()):
             lists[match[1], int(match[2])] = path
     chosen = {split: _of_fold(lists, split, fold, f"{split}list{fold:02d}.txt") for split in ("train", "test")}
-    if index_file is None and source.classes is None:
+    if source.classes:
+        classes = _Classes(read_classes(source.classes))
+    elif index_file:
+        classes = _Classes(_class_ind(index_file))
+    else:
         raise DataError(f"{chosen['train'].parent}: no classInd.txt among the annotations, and no file of classes")
-    classes = _Classes(read_classes(source.classes) if source.classes else _class_ind(index_file))
     tree, clips = _Tree(source), []
     for split, path in chosen.items():
         for place, line in _lines(path):
-            name, number = re.fullmatch(r"(.*?)(?:\s+(\d+))?", line).groups()
+            name, number = re.findall(r"^(.*?)(?:\s+(\d+))?$", line)[0]
             folder, slash, file_name = name.rpartition("/")
             if not slash:
                 raise DataError(f"{place}: '{line}' is not Class/file.avi")
@@ -581,9 +585,10 @@ def _class_ind(path: Path) -> tuple[str, ...]:
     pairs = []
     for place, line in _lines(path):
         number, _, name = line.partition(" ")
-        if not whole_number(number) or not name:
+        position = whole_number(number)
+        if not position or not name:
             raise DataError(f"{place}: '{line}' is not a number from 1 and a class")
-        pairs.append((name.strip(), str(whole_number(number) - 1)))
+        pairs.append((name.strip(), str(position - 1)))
     return _by_index(path, pairs)
 
 

@@ -109,14 +109,14 @@ class Manifest:
 
     def _own_splits(self, name: str) -> tuple[tuple[Entry, ...], tuple[Entry, ...]]:
         by_split = _grouped(self.entries, lambda entry: entry.split)
-        train, test = by_split.get("train", ()), by_split.get("test") or by_split.get("val", ())
+        train, test = by_split.get("train", []), by_split.get("test") or by_split.get("val", [])
         if not test or (not train and name == "train"):
             raise DataError(f"{self.root}: its split has {len(train)} clips to train and {len(test)} to test on")
         return tuple(train), tuple(test)
 
     def _held_out(self, holdout: float, fold: int) -> tuple[tuple[Entry, ...], tuple[Entry, ...]]:
         if all(entry.recording for entry in self.entries):
-            recordings = _chosen({entry.recording for entry in self.entries}, holdout, fold)
+            recordings = _chosen({entry.recording for entry in self.entries if entry.recording}, holdout, fold)
             files = {entry.file for entry in self.entries if entry.recording in recordings}
         else:
             by_class = _grouped(self.entries, lambda entry: entry.label)

@@ -25,10 +25,10 @@ from typing import Any
 
 from dualformer.data.csv_files import inert, write_csv
 from dualformer.data.decoders import AUTO
-from dualformer.data.files import is_frame
+from dualformer.data.files import DataError, is_frame
 from dualformer.data.formats import Clip, Listing, Source, list_clips
 from dualformer.data.inspection import inspect_all, opened_record, read_record, record_path
-from dualformer.data.manifest import DataError, read_manifest, shortened
+from dualformer.data.manifest import read_manifest, shortened
 from dualformer.data.progress import Progress
 from dualformer.data.reader import VideoError, VideoInfo
 

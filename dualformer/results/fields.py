@@ -7,9 +7,10 @@ of tables, range checks, metrics to compare and documentation are all read from 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import types
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import pydantic
@@ -57,11 +58,12 @@ def field(
     kind: Kind, unit: str, meaning: str, *, default: Any = None, positive: bool = False, optional: bool = False
 ) -> Any:
     """Declares a field of a pydantic model, with what `Field` says about it."""
-    about = {"kind": kind, "unit": unit, "positive": positive, "optional": optional}
+    about: dict[str, Any] = {"kind": kind, "unit": unit, "positive": positive, "optional": optional}
     return pydantic.Field(default=default, description=meaning, json_schema_extra=about)
 
 
-def declared(model: type[pydantic.BaseModel]) -> dict[str, Field]:
+@functools.cache
+def declared(model: type[pydantic.BaseModel]) -> Mapping[str, Field]:
     """Returns the fields that a model declares by `field`, by name, in their order."""
     found = {}
     for name, info in model.model_fields.items():

@@ -42,3 +42,6 @@ SUBMITTING = ".submitting"
 """Lock of the launcher that is deciding what to submit."""
 SNAPSHOTS = ".snapshots"
 """Folder of copies of the code, one for each state that was launched."""
+
+SHEET = ".manifest.json"
+"""Ending of `<device>.manifest.json` beside the table `<device>.csv`: commits, code, expected and missing runs."""

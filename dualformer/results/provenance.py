@@ -63,6 +63,9 @@ CIRCUMSTANCES = (
 """In the order of a table's columns. Mixed code has a check of its own, `code.conflicts`."""
 
 
+NAMES = frozenset(circumstance.name for circumstance in CIRCUMSTANCES)
+
+
 def find(column: str) -> Circumstance | None:
     """Returns the circumstance that a column holds."""
     return next((found for found in CIRCUMSTANCES if found.column == column), None)

@@ -119,7 +119,7 @@ class Result(pydantic.BaseModel):
         return self.model_dump()
 
 
-def fields() -> dict[str, Field]:
+def fields() -> Mapping[str, Field]:
     """Returns every field of a result, by name, in the order of a table's columns."""
     return about.declared(Result)
 

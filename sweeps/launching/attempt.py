@@ -10,6 +10,7 @@ from pathlib import Path
 
 from submitit.core.utils import UncompletedJobError
 
+from dualformer.results import layout
 from dualformer.results.files import RecordError, is_disk_full, utc_now
 from dualformer.results.result import Result, read_result, write_result
 from slurm.task import LostContact, leads, resolve
@@ -18,9 +19,6 @@ from sweeps.launching import ledger, snapshot
 
 WORKER = "sweeps.run:execute"
 LOG_HEADER = "=== attempt"
-CHECKPOINTS = "checkpoints"
-"""Folder of a run for whatever a worker needs to resume; it goes when the run is ok."""
-
 _WAIT_FOR_CLAIM_S = 20.0  # a job that Slurm queued again may start while its last process is still being killed
 
 
@@ -31,7 +29,7 @@ def attempt(run_dir: str, token: str, worker: str = WORKER, code: str = "") -> N
         run_dir: the run's folder, with its `config.json`.
         token: of the submission, as in the ledger.
         worker: function that takes the folder and writes `result.json`, as "package.module:function".
-        code: hash of the code that was launched; "" for whatever this process runs.
+        code: name of the copy of the code that was launched; "" for whatever this process runs.
 
     Raises:
         RecordError: the result could not be written; the run counts as not finished.
@@ -56,7 +54,7 @@ def attempt(run_dir: str, token: str, worker: str = WORKER, code: str = "") -> N
         if (result := read_result(folder)) is not None:
             ledger.append(folder, "end", token=token)
             if result.status == "ok":
-                shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+                shutil.rmtree(folder / layout.CHECKPOINTS, ignore_errors=True)
 
 
 def node() -> str:

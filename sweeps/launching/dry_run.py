@@ -10,28 +10,29 @@ from pathlib import Path
 from dualformer.results.result import read_result
 from slurm.profile import Profile
 from sweeps.launching import ledger
-from sweeps.launching.grid import Cell, Grid
+from sweeps.launching.grid import Grid
+from sweeps.launching.planned_run import PlannedRun
 from sweeps.measuring import cost
 
 
 def describe(grid: Grid, runs: Path, profile: Profile) -> Iterator[str]:
     """Yields a line for every run (id, state, what differs, resources, training by measured rates), then the sums."""
     missing = []
-    costs = cost.estimate(grid.cells, cost.read_rows(runs))
-    for cell in grid.cells:
-        result = read_result(runs / cell.run_id)
-        missing += [] if result else [cell]
+    costs = cost.estimate(grid.runs, cost.read_rows(runs))
+    for run in grid.runs:
+        result = read_result(runs / run.run_id)
+        missing += [] if result else [run]
         state = result.status if result else "to do"
-        yield f"{cell.run_id}  {state:8}{cell.label}  [{_needs(cell, profile)}]{_training(costs, cell)}"
-    yield f"{grid.name}: {len(grid.cells)} runs, {len(missing)} to do; nothing was started"
-    known = [costs[cell.run_id] for cell in missing if cell.run_id in costs]
+        yield f"{run.run_id}  {state:8}{run.label}  [{_needs(run, profile)}]{_training(costs, run)}"
+    yield f"{grid.name}: {len(grid.runs)} runs, {len(missing)} to do; nothing was started"
+    known = [costs[run.run_id] for run in missing if run.run_id in costs]
     if any(plan.device_hours for plan in known):
         yield f"training, by measured rates: {cost.summary(known, len(missing) - len(known), devices=1)}"
-    yield _estimate(missing, [runs / cell.run_id for cell in grid.cells], profile)
+    yield _estimate(missing, [runs / run.run_id for run in grid.runs], profile)
 
 
-def _training(costs: Mapping[str, cost.Cost], cell: Cell) -> str:
-    plan = costs.get(cell.run_id)
+def _training(costs: Mapping[str, cost.Cost], run: PlannedRun) -> str:
+    plan = costs.get(run.run_id)
     return f"  {cost.describe(plan)}" if plan and plan.device_hours else ""
 
 
@@ -46,22 +47,22 @@ def hours(run_dir: Path) -> float | None:
     return max(0.0, (end - start).total_seconds() / 3600)
 
 
-def _resources(cell: Cell, profile: Profile) -> Profile:
+def _resources(run: PlannedRun, profile: Profile) -> Profile:
     """The profile as it holds for one run."""
-    return profile.changed(**cell.config.resources.to_dict())
+    return profile.changed(**run.resources)
 
 
-def _needs(cell: Cell, profile: Profile) -> str:
-    needs = _resources(cell, profile)
-    gpus, cpus = needs.gpus_per_node, needs.cpus_per_task or cell.config.threads
+def _needs(run: PlannedRun, profile: Profile) -> str:
+    needs = _resources(run, profile)
+    gpus, cpus = needs.gpus_per_node, needs.cpus_per_task or run.config.threads
     parts = [f"GPUs {gpus}" if gpus else f"CPUs {cpus}"]
     parts += [f"nodes {needs.nodes}"] if needs.nodes > 1 else []
     parts += [f"memory {needs.mem_gib:g} GiB"] if needs.mem_gib else []
     return ", ".join([*parts, f"at most {needs.time_min} min"])
 
 
-def _estimate(missing: Sequence[Cell], run_dirs: Sequence[Path], profile: Profile) -> str:
-    needs = [_resources(cell, profile) for cell in missing]
+def _estimate(missing: Sequence[PlannedRun], run_dirs: Sequence[Path], profile: Profile) -> str:
+    needs = [_resources(run, profile) for run in missing]
     gpus = [need.nodes * need.gpus_per_node for need in needs]
     unit, weights = ("GPU-hours", gpus) if any(gpus) else ("hours of runs", [1] * len(needs))
     known = [taken for run_dir in run_dirs if (taken := hours(run_dir)) is not None]

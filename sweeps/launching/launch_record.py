@@ -1,28 +1,71 @@
 """What was launched into a folder of runs: `<grid>.grid.json`, which tells the runs of a grid, however often launched.
 
-Every launch adds to it: with other values (`--set`), of other rows (`--only`), or of a grid that was edited since. So
+Every launch adds to it: with other values (`--set`), of other runs (`--only`), or of a grid that was edited since. So
 `runs` lists all runs of the grid that are in the folder, and `launches` how each of them came about. A run leaves the
 list when its folder is removed, or when its config no longer stands for it, as after a change of what is measured.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dualformer.config import ConfigError, flatten
+from dualformer.results import layout
 from dualformer.results.files import utc_now, write_json
-from sweeps import source
-from sweeps.launching import ledger
-from sweeps.launching.grid import Grid
-from sweeps.run_config import RunConfig
+
+if TYPE_CHECKING:  # they bring models along, which looking after a sweep can do without
+    from sweeps.launching.grid import Grid
+    from sweeps.run_config import RunConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class LaunchRecord:
+    """What a launch record says, as far as it can be read.
+
+    Attributes:
+        grid: the grid's name.
+        runs: `run_id` of each run and what tells it from the others (`differs`).
+        launches: how the runs came about, the oldest first: `arguments`, `folder`, `runs` and more.
+    """
+
+    grid: str
+    runs: tuple[dict[str, Any], ...] = ()
+    launches: tuple[dict[str, Any], ...] = ()
+
+
+def read(path: Path) -> LaunchRecord:
+    """Reads a launch record; what isn't there, or isn't one, lists nothing."""
+    grid = path.name.removesuffix(layout.LAUNCH_RECORD)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return LaunchRecord(grid)
+    content = content if isinstance(content, dict) else {}
+    runs = [run for run in content.get("runs") or () if isinstance(run, dict) and "run_id" in run]
+    launches = [each for each in content.get("launches") or () if {"arguments", "folder", "runs"} <= each.keys()]
+    return LaunchRecord(grid, tuple(runs), tuple(launches))
+
+
+def read_all(runs: Path, grid: str | None = None) -> list[LaunchRecord]:
+    """Reads the launch records of a folder of runs, sorted by grid: all, or that of one grid."""
+    if grid is None:
+        return [read(path) for path in sorted(runs.glob(f"*{layout.LAUNCH_RECORD}"))]
+    path = record_path(runs, grid)
+    return [read(path)] if path.is_file() else []
+
+
+def record_path(runs: Path, grid: str) -> Path:
+    """Returns where the record of a grid is, or would be; the grid's file stands for its name."""
+    return runs / f"{Path(grid).name.removesuffix('.yaml')}{layout.LAUNCH_RECORD}"
 
 
 def note_launch(runs: Path, grid: Grid, arguments: Sequence[str]) -> tuple[int, int]:
-    """Adds a launch to the manifest of its grid.
+    """Adds a launch to the record of its grid.
 
     Args:
         runs: folder of all run folders; made where there is none.
@@ -32,12 +75,14 @@ def note_launch(runs: Path, grid: Grid, arguments: Sequence[str]) -> tuple[int, 
     Returns:
         How many runs of earlier launches alone are listed still, and how many no longer are.
     """
-    runs.mkdir(parents=True, exist_ok=True)
+    from sweeps import source
+    from sweeps.launching import ledger
+
     with ledger.submitting(runs):  # two launches at once would each write what they know
-        path = runs / f"{grid.name}.grid.json"
-        before = _read(path)
-        configs = {cell.run_id: cell.config for cell in grid.cells}
-        older = [row["run_id"] for row in before["runs"] if row["run_id"] not in configs]
+        path = record_path(runs, grid.name)
+        before = read(path)
+        configs = {run.run_id: run.config for run in grid.runs}
+        older = [run["run_id"] for run in before.runs if run["run_id"] not in configs]
         kept = {run_id: config for run_id in older if (config := _config(runs / run_id)) is not None}
         launch = {
             "arguments": list(arguments),
@@ -48,23 +93,22 @@ def note_launch(runs: Path, grid: Grid, arguments: Sequence[str]) -> tuple[int, 
             "launched_utc": utc_now(),
             "runs": list(configs),
         }
-        others = [other for other in before["launches"] if not _same_command(other, launch)]
-        manifest = {
+        record = {
             "grid": grid.name,
             "description": grid.description,
             **{name: launch[name] for name in ("text", "overrides", "commit", "dirty", "launched_utc")},
-            "runs": list(_rows({**kept, **configs}, grid)),
-            "launches": [*others, launch],
+            "runs": list(_listed({**kept, **configs}, grid)),
+            "launches": [*(other for other in before.launches if not _same_command(other, launch)), launch],
         }
-        write_json(path, manifest)
+        write_json(path, record)
     return len(kept), len(older) - len(kept)
 
 
-def _rows(configs: Mapping[str, RunConfig], grid: Grid) -> Iterator[dict[str, Any]]:
-    """A row for each run, with the fields that aren't the same in all of them or in all of the grid."""
+def _listed(configs: Mapping[str, RunConfig], grid: Grid) -> Iterator[dict[str, Any]]:
+    """Each run with the fields that aren't the same in all of them or in all of the grid."""
     flat = {run_id: flatten(config.to_dict()) for run_id, config in configs.items()}
     texts = {run_id: {field: json.dumps(value) for field, value in values.items()} for run_id, values in flat.items()}
-    fields = dict.fromkeys(field for cell in grid.cells for field in cell.differs)
+    fields = dict.fromkeys(field for run in grid.runs for field in run.differs)
     for field in dict.fromkeys(field for values in flat.values() for field in values):
         if len({values.get(field) for values in texts.values()}) > 1:
             fields[field] = None
@@ -74,20 +118,13 @@ def _rows(configs: Mapping[str, RunConfig], grid: Grid) -> Iterator[dict[str, An
 
 def _config(run_dir: Path) -> RunConfig | None:
     """The config of a run, None where it no longer is that of a run by this id."""
+    from sweeps.run_config import RunConfig
+
     try:
-        config = RunConfig.from_dict(json.loads((run_dir / "config.json").read_text(encoding="utf-8")))
+        config = RunConfig.from_dict(json.loads((run_dir / layout.CONFIG).read_text(encoding="utf-8")))
     except (OSError, ValueError, ConfigError):
         return None
     return config if config.run_id == run_dir.name else None
-
-
-def _read(path: Path) -> dict[str, list[dict[str, Any]]]:
-    """The runs and launches of a manifest, none where there is none."""
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        manifest = {}
-    return {part: manifest.get(part, []) for part in ("runs", "launches")}
 
 
 def _same_command(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

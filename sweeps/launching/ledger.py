@@ -21,55 +21,128 @@ process dies, whatever it died of.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import datetime
 import errno
 import fcntl
+import functools
 import os
 import socket
+import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+from dualformer.results import layout
 from dualformer.results.files import append_line, read_lines, utc_now
 from dualformer.results.result import read_result
+from slurm.job_id import JobId
 
 Event = dict[str, Any]
 
-_FILE = "ledger.jsonl"
-
-
 _CLOSING = frozenset({"busy", "end", "found", "lost", "refused", "stopped"})
+_OF_A_SUBMISSION = _CLOSING | {"submit", "submitted"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Submission:
+    """What was handed to an executor for one run, by one launcher.
+
+    Attributes:
+        token: the submission's name, which it may share with other runs of one array.
+        executor: kind of the one that it was to go to.
+        launcher: the process that submitted; None where nobody noted it.
+        host: machine of the launcher.
+        index: place in the array.
+        time: when it was noted, in ISO 8601.
+        job_id: None until the submission was accepted.
+    """
+
+    token: str
+    executor: str
+    launcher: JobId | None = None
+    host: str = ""
+    index: int = 0
+    time: str = ""
+    job_id: JobId | None = None
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since it was noted."""
+        with contextlib.suppress(ValueError):
+            return time.time() - datetime.datetime.fromisoformat(self.time).timestamp()
+        return float("inf")
+
+    @property
+    def kind(self) -> str:
+        """Kind of the executor that has, or was to have, the job."""
+        return self.job_id.kind if self.job_id else self.executor
+
+    @property
+    def is_of_this_machine(self) -> bool:
+        return self.host == socket.gethostname()
+
+    def accepted(self, job_id: JobId) -> Self:
+        """Returns the submission with its job id."""
+        return dataclasses.replace(self, job_id=job_id)
+
+    @classmethod
+    def of(cls, event: Mapping[str, Any]) -> Self:
+        """Reads a "submit" event."""
+        index = event.get("index", 0)
+        return cls(
+            token=event["token"],
+            executor=event.get("executor", ""),
+            launcher=_job_id(event.get("launcher")),
+            host=event.get("host", ""),
+            index=index if isinstance(index, int) else 0,
+            time=event.get("time", ""),
+        )
 
 
 def append(run_dir: Path, event: str, **facts: Any) -> None:
     """Notes an event."""
-    append_line(run_dir / _FILE, {"event": event, "time": utc_now(), "host": socket.gethostname(), **facts})
+    facts = {name: str(value) if isinstance(value, JobId) else value for name, value in facts.items()}
+    append_line(run_dir / layout.LEDGER, {"event": event, "time": utc_now(), "host": socket.gethostname(), **facts})
 
 
 def read(run_dir: Path) -> list[Event]:
-    """Returns all events, the oldest first."""
-    return [event for event in read_lines(run_dir / _FILE) if isinstance(event, dict) and "event" in event]
+    """Returns all events, the oldest first; lines that say too little to be one are passed over, with a warning."""
+    path = run_dir / layout.LEDGER
+    events = []
+    for line in read_lines(path):
+        if _is_event(line):
+            events.append(line)
+        else:
+            _warn(path, str(line)[:80])
+    return events
 
 
-def open_submission(events: list[Event]) -> Event | None:
-    """Returns the newest submission that isn't known to have ended, with its `job_id` once there is one."""
+def open_submission(events: Sequence[Event]) -> Submission | None:
+    """Returns the newest submission that isn't known to have ended, with its job id once there is one."""
     submission = None
     for event in events:
         if event["event"] == "submit":
-            submission = event
-        elif submission and event.get("token") == submission["token"]:
-            closed = event["event"] in _CLOSING
-            submission = None if closed else {**submission, "job_id": event.get("job_id", submission.get("job_id"))}
+            submission = Submission.of(event)
+        elif submission and event.get("token") == submission.token:
+            job_id = _job_id(event.get("job_id")) or submission.job_id
+            submission = None if event["event"] in _CLOSING else dataclasses.replace(submission, job_id=job_id)
     return submission
 
 
-def is_cancelled(events: list[Event]) -> bool:
+def has_started(events: Sequence[Event], token: str) -> bool:
+    """Whether a process of a submission took the run on."""
+    return any(event["event"] == "start" and event.get("token") == token for event in events)
+
+
+def is_cancelled(events: Sequence[Event]) -> bool:
     """Whether somebody asked for the run not to be computed, and nobody for it afresh since."""
     asked = [event["event"] for event in events if event["event"] in ("cancelled", "retry")]
     return asked[-1:] == ["cancelled"]
 
 
-def num_lost(events: list[Event]) -> int:
+def num_lost(events: Sequence[Event]) -> int:
     """Returns how many attempts ended without a result since the run was last asked for afresh."""
     names = [event["event"] for event in events]
     afresh = max((index for index, name in enumerate(names) if name == "retry"), default=-1)
@@ -87,7 +160,7 @@ def put_aside(run_dir: Path, statuses: Sequence[str]) -> bool:
         return False
     number = len(list(run_dir.glob("result.*.json"))) + 1
     append(run_dir, "retry", status=result.status)
-    os.replace(run_dir / "result.json", run_dir / f"result.{number}.json")
+    os.replace(run_dir / layout.RESULT, run_dir / f"result.{number}.json")
     return True
 
 
@@ -98,17 +171,45 @@ def claim(run_dir: Path, *, wait_s: float = 0.0) -> Iterator[bool]:
     The lock belongs to the process: it isn't inherited by forked children, which may outlive a killed parent.
 
     Args:
+        run_dir: the run's folder.
         wait_s: how long to wait for another process to let go.
     """
-    with _locked(run_dir / "claim", wait_s) as taken:
+    with _locked(run_dir / layout.CLAIM, wait_s) as taken:
         yield taken
 
 
 @contextlib.contextmanager
 def submitting(runs: Path) -> Iterator[None]:
     """Only one launcher at a time decides what to submit."""
-    with _locked(runs / ".submitting", float("inf")):
+    runs.mkdir(parents=True, exist_ok=True)
+    with _locked(runs / layout.SUBMITTING, float("inf")):
         yield
+
+
+def is_claimed(run_dir: Path) -> bool:
+    """Whether another process is at the run."""
+    try:
+        with open(run_dir / layout.CLAIM, "rb") as file:
+            return not _try_lock(file.fileno(), fcntl.LOCK_SH)
+    except FileNotFoundError:
+        return False
+
+
+def _is_event(line: object) -> bool:
+    if not isinstance(line, dict) or not all(isinstance(line.get(name), str) for name in ("event", "time")):
+        return False
+    return line["event"] not in _OF_A_SUBMISSION or isinstance(line.get("token"), str)
+
+
+@functools.cache
+def _warn(path: Path, line: str) -> None:
+    print(f"{path}: passed over a line that is no event: {line}", file=sys.stderr)
+
+
+def _job_id(text: object) -> JobId | None:
+    with contextlib.suppress(ValueError):
+        return JobId.parse(text) if isinstance(text, str) else None
+    return None
 
 
 @contextlib.contextmanager
@@ -118,15 +219,6 @@ def _locked(path: Path, wait_s: float) -> Iterator[bool]:
         while not (taken := _try_lock(file.fileno(), fcntl.LOCK_EX)) and time.monotonic() < deadline:
             time.sleep(0.2)
         yield taken
-
-
-def is_claimed(run_dir: Path) -> bool:
-    """Whether another process is at the run."""
-    try:
-        with open(run_dir / "claim", "rb") as file:
-            return not _try_lock(file.fileno(), fcntl.LOCK_SH)
-    except FileNotFoundError:
-        return False
 
 
 def _try_lock(descriptor: int, mode: int) -> bool:

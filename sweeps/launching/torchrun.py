@@ -13,10 +13,12 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from slurm.executors import DebugRunner, SubmitError
+from slurm.debug import DebugExecutor
+from slurm.executor import Resources, SubmitError
+from slurm.job_id import JobId
 from slurm.task import LostContact, Task, resolve
 from sweeps.training import processes
 from sweeps.training.processes import Team
@@ -24,10 +26,10 @@ from sweeps.training.processes import Team
 _worker = ""
 
 
-class TeamRunner(DebugRunner):
+class TeamExecutor(DebugExecutor):
     """Runs each task at once, in this process and those that follow it, as long as all of them are there."""
 
-    def submit(self, tasks: Sequence[Task], token: str, resources: Mapping[str, int | float | None]) -> list[str]:
+    def submit(self, tasks: Sequence[Task], token: str, resources: Resources) -> list[JobId]:
         """Runs the tasks to their end.
 
         Raises:

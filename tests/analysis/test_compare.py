@@ -7,7 +7,7 @@ import pytest
 
 from analysis import collect, compare
 from analysis.compare import CompareError
-from sweeps.measuring.timing import median_ratio
+from dualformer.results.statistics import median_ratio
 from tests.helpers import synthetic_runs
 
 PATTERNS = ("LG", "FF")
@@ -174,7 +174,7 @@ def test_what_is_not_there_is_named(a, tmp_path, capsys):
     assert compare.main([str(a), str(tmp_path / "nowhere")]) == 2
     assert compare.main([str(a), f"{a}@ffff"]) == 2
     errors = capsys.readouterr().err
-    assert "neither run folders nor tables" in errors and "comes from commit ffff" in errors
+    assert "no file or folder" in errors and "comes from commit ffff" in errors
     next(a.glob("*/result.json")).write_text('{"schema_version": 1,')
     assert compare.main([str(a), str(a)]) == 2
     assert "is not JSON" in capsys.readouterr().err

@@ -47,10 +47,10 @@ import psutil
 import yaml
 
 from dualformer.results.files import read_lines
+from dualformer.results.layout import SNAPSHOTS
 from dualformer.results.result import read_result
 from slurm import queue
 from sweeps.launching import ledger
-from sweeps.launching.snapshot import FOLDER as SNAPSHOTS
 from sweeps.source import PACKAGES, ROOT, code_hash
 from tests.helpers.small_run import MODEL, write_bright_and_dark
 from tests.slurm.test_slurm import free_ports

@@ -21,8 +21,7 @@ import yaml
 from dualformer.results.files import read_lines
 from dualformer.results.result import Result, read_result
 from slurm import queue
-from sweeps.launching import launcher, ledger
-from sweeps.launching import run_status as status
+from sweeps.launching import launcher, ledger, status
 from sweeps.launching.grid import load_grid
 from tests.helpers.small_run import MODEL, write_bright_and_dark
 
@@ -30,7 +29,7 @@ pytestmark = pytest.mark.slurm
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "slurm" / "cluster.sh"
-GRID = "base: {model: {name: dualformer_tiny, num_frames: 4, crop_size: 32}}\naxes: {seed: [0, 1, 2, 3]}\n"
+GRID = "base: {model: {name: dualformer_tiny, num_frames: 4, crop_size: 16}}\naxes: {seed: [0, 1, 2, 3]}\n"
 PROFILE = "partition: normal\nmem_gib: 1\ntime_min: 5\nsignal_delay_s: 30\nmax_attempts: 2\n"
 
 
@@ -103,7 +102,7 @@ def run(worker: str, *flags: str) -> int:
 
 
 def run_dirs() -> list[Path]:
-    return [Path("runs", cell.run_id) for cell in load_grid("four.yaml").cells]
+    return [Path("runs", run.run_id) for run in load_grid("four.yaml").runs]
 
 
 def results() -> list[Result | None]:
@@ -116,7 +115,7 @@ def computed() -> list[int]:
 
 def job_id(run_dir: Path) -> str:
     """The Slurm job of a run that is under way."""
-    return ledger.open_submission(ledger.read(run_dir))["job_id"].removeprefix("slurm:")
+    return ledger.open_submission(ledger.read(run_dir)).job_id.native
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 60.0) -> None:

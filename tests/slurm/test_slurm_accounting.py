@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from slurm import executors, queue
-from sweeps.launching import ledger, manage
-from sweeps.launching import run_status as status
+from slurm import queue
+from sweeps.launching import ledger, retry, status
 from tests.slurm.test_slurm import GRID, PROFILE, ROOT, Cluster, job_id, results, run, run_dirs, wait_until, why_not
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
@@ -27,7 +26,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyP
     cluster = Cluster(folder / "c", ACCOUNTING="1", EXTRA_CONF="MinJobAge=2")
     monkeypatch.setenv("SLURM_CONF", str(cluster.conf))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.setattr(executors, "_FORGOTTEN_AFTER_S", 2.0)
+    monkeypatch.setattr(queue, "_FORGOTTEN_AFTER_S", 2.0)
     monkeypatch.chdir(folder)
     Path("four.yaml").write_text(GRID.replace("base: {", "base: {measure: {latency: false}, "))
     Path("profile.yaml").write_text(PROFILE)
@@ -52,7 +51,7 @@ def test_what_has_left_the_queue_is_in_the_accounts(folder: Path, capsys: pytest
     status.main([])
     assert "four: 1 runs, 1 skipped" in capsys.readouterr().out
 
-    assert manage.retry(["four"]) == 0
+    assert retry.main(["four"]) == 0
     assert "1 of 1 runs will be computed again" in capsys.readouterr().out
     wait_until(lambda: results()[0] is not None, seconds=120)
     assert results()[0].status == "ok", results()[0].reason

@@ -1,5 +1,6 @@
 """What a real Slurm won't do on demand, done by stand-ins for its programs (`tests/fake_slurm`)."""
 
+import json
 import os
 import secrets
 from pathlib import Path
@@ -8,12 +9,13 @@ import pytest
 
 from dualformer.results.files import read_lines
 from dualformer.results.result import read_result
-from slurm import executors, queue
-from sweeps.launching import launcher, ledger
+from slurm import queue, slurm_array
+from slurm.job_id import JobId
+from sweeps.launching import launcher, ledger, status
 from sweeps.launching.grid import load_grid
 
 ROOT = Path(__file__).parents[2]
-GRID = "base: {model: {name: dualformer_tiny, num_frames: 4, crop_size: 32}}\naxes: {seed: [0, 1, 2, 3]}\n"
+GRID = "base: {model: {name: dualformer_tiny, num_frames: 4, crop_size: 16}}\naxes: {seed: [0, 1, 2, 3]}\n"
 
 
 @pytest.fixture
@@ -22,14 +24,14 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     state = tmp_path / "slurm"
     state.mkdir()
     (state / "jobs").touch()
-    monkeypatch.setenv("FAKE_SLURM", str(state))
+    monkeypatch.setenv("DUALFORMER_FAKE_SLURM", str(state))
     monkeypatch.setenv("PATH", f"{ROOT / 'tests' / 'slurm' / 'fake_slurm'}:{os.environ['PATH']}")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sweeps.launching.sweep._RETRY_REFUSED_S", 0.5)
-    monkeypatch.setattr("sweeps.launching.sweep._UNNOTED_S", 2.0)
-    monkeypatch.setattr(executors, "_squeue", executors._Squeue())
-    monkeypatch.setattr(executors, "_QUERY_EVERY_S", 0.2)
+    monkeypatch.setattr("sweeps.launching.submitter.RETRY_REFUSED_S", 0.5)
+    monkeypatch.setattr("sweeps.launching.sweep.UNNOTED_S", 2.0)
+    monkeypatch.setattr(slurm_array, "view", queue.View())
+    monkeypatch.setattr(queue, "_QUERY_EVERY_S", 0.2)
     Path("four.yaml").write_text(GRID)
     return state
 
@@ -39,7 +41,7 @@ def run(worker: str = "ok", *flags: str) -> int:
 
 
 def run_dirs() -> list[Path]:
-    return [Path("runs", cell.run_id) for cell in load_grid("four.yaml").cells]
+    return [Path("runs", run.run_id) for run in load_grid("four.yaml").runs]
 
 
 def computed() -> list[int]:
@@ -93,7 +95,7 @@ def test_a_stale_queue_does_not_make_a_run_lost(fake: Path):
 
 
 def test_jobs_that_the_queue_forgets_without_a_result_are_lost(fake: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(executors, "_FORGOTTEN_AFTER_S", 2.0)
+    monkeypatch.setattr(queue, "_FORGOTTEN_AFTER_S", 2.0)
     (fake / "squeue_stale").write_text("")
     Path("profile.yaml").write_text("max_attempts: 1\n")
     assert run("killed", "--only", "seed=0", "--profile", "profile.yaml") == 1
@@ -127,12 +129,49 @@ def test_a_submission_whose_launcher_died_is_found_by_its_name(fake: Path):
     noted(run_dirs()[0], token)
     (fake / "jobs").write_text(f"77 {token} none\n")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sweeps.launching.launcher._follow", lambda sweep: sweep.step() and 0)
+        patch.setattr("sweeps.launching.following.follow", lambda sweep: sweep.step() and 0)
         run("ok", "--only", "seed=0")
-    assert ledger.open_submission(ledger.read(run_dirs()[0]))["job_id"] == "slurm:77"
+    assert ledger.open_submission(ledger.read(run_dirs()[0])).job_id == JobId("slurm", "77")
 
 
 def test_a_submission_that_never_came_to_be_is_made_again(fake: Path):
     noted(run_dirs()[0], f"dualformer-{secrets.token_hex(6)}")
     assert run("ok", "--only", "seed=0") == 0
     assert computed()[0] == 1
+
+
+def test_a_user_without_a_name_is_known_by_number(fake: Path, monkeypatch: pytest.MonkeyPatch):
+    def unknown(*_: object) -> None:
+        raise KeyError("getpwuid(): uid not found")
+
+    for name in ("USER", "LOGNAME", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    assert run() == 0
+    assert computed() == [1, 1, 1, 1]
+    assert status.main(["--once"]) == 0
+
+
+def test_a_pending_element_that_leaves_no_trace_was_cancelled(fake: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(queue, "_FORGOTTEN_AFTER_S", 1.0)
+    (fake / "behaviour").write_text("drop-the-second\n")
+    assert run("ok", "--only", "seed=0", "seed=1") == 1
+    first, second = (read_result(run_dir) for run_dir in run_dirs()[:2])
+    assert first.status == "ok"
+    assert second.status == "skipped" and "CANCELLED before it started" in second.reason
+    assert [event["event"] for event in ledger.read(run_dirs()[1])].count("submit") == 1
+
+
+@pytest.mark.parametrize("name", ["a%j", "a%x", "a\\b"])
+def test_a_folder_whose_name_sbatch_would_change_is_refused(fake: Path, name: str, capsys: pytest.CaptureFixture):
+    assert run("ok", "--runs", name) == 2
+    assert "stands for a number in names of files" in capsys.readouterr().err
+
+
+def test_a_launcher_inside_a_job_hands_nothing_of_it_on(fake: Path, monkeypatch: pytest.MonkeyPatch):
+    for name in ("SLURM_MEM_PER_CPU", "SLURM_ARRAY_TASK_COUNT", "SBATCH_EXCLUSIVE", "PMI_RANK"):
+        monkeypatch.setenv(name, "7")
+    assert run("sees_environment", "--only", "seed=0") == 0
+    seen = json.loads((run_dirs()[0] / "seen.json").read_text())
+    assert not {"SLURM_MEM_PER_CPU", "SLURM_ARRAY_TASK_COUNT", "SBATCH_EXCLUSIVE", "PMI_RANK"} & seen.keys()
+    assert "SLURM_JOB_ID" in seen, "what its own job is, a run does see"

@@ -38,7 +38,7 @@ def recordings(name: str) -> Path:
 
 
 def test_every_model_is_in_the_grid_at_reduced_size(tmp_path):
-    cells = load_grid("real_recordings", overrides=[f"data.root={tmp_path}"]).cells
+    cells = load_grid("real_recordings", overrides=[f"data.root={tmp_path}"]).runs
     assert sorted(cell.config.model.name for cell in cells) == list_models()
     for cell in cells:
         assert cell.name == f"model={cell.config.model.name}" and cell.config.data.resize == (64, 64)
@@ -47,7 +47,7 @@ def test_every_model_is_in_the_grid_at_reduced_size(tmp_path):
 
 
 def test_no_recording_is_on_both_sides_of_the_split():
-    (cell, *_) = load_grid("real_recordings", overrides=[f"data.root={recordings('action_clips')}"]).cells
+    (cell, *_) = load_grid("real_recordings", overrides=[f"data.root={recordings('action_clips')}"]).runs
     manifest = load_manifest(cell.config.data)
     held_out = []
     for fold in range(4):
@@ -67,7 +67,7 @@ def test_no_recording_is_on_both_sides_of_the_split():
 def test_a_model_beats_chance_on_videos_it_never_saw(tmp_path, name: str, steps: int, at_least: float):
     """Nearly twice chance for six actions, two standard deviations of 31 guesses; two thirds where chance is a half."""
     overrides = [f"data.root={recordings(name)}", f"train.steps={steps}", *SHORT]
-    (cell,) = load_grid("real_recordings", overrides=overrides, only=["model=vivit_base"]).cells
+    (cell,) = load_grid("real_recordings", overrides=overrides, only=["model=vivit_base"]).runs
     run_dir = prepare_run(tmp_path, cell.config)
     worker.execute(run_dir)
     result = json.loads((run_dir / "result.json").read_text())

@@ -75,7 +75,7 @@ def rows(table: str) -> list[dict[str, str]]:
 def recipes(tmp_path_factory):
     """Every recipe's run, by data set and name."""
     root = tmp_path_factory.mktemp("data")
-    cells = {name: load_grid(name, overrides=[f"data.root={root}"]).cells for name in DATA_SETS}
+    cells = {name: load_grid(name, overrides=[f"data.root={root}"]).runs for name in DATA_SETS}
     return {(name, cell.name.removeprefix("recipe=")): cell.config for name in DATA_SETS for cell in cells[name]}
 
 

@@ -1,7 +1,16 @@
+import dataclasses
+import subprocess
+import sys
+from typing import Any
+
 import pytest
 
-from dualformer.config import ConfigError, flatten
-from sweeps.run_config import IRRELEVANT_FIELDS, RunConfig
+from analysis.compare import CompareError, Side, compare
+from dualformer import registry
+from dualformer.config import IRRELEVANT, Config, ConfigError, flatten, irrelevant, nest
+from dualformer.config_fields import fields_of
+from sweeps import run_config
+from sweeps.run_config import RunConfig
 
 
 def test_id_is_short_and_depends_on_content_only():
@@ -10,33 +19,203 @@ def test_id_is_short_and_depends_on_content_only():
     assert len(RunConfig().run_id) == 12 and int(RunConfig().run_id, 16) >= 0
 
 
-def _changed(value):
-    """Another value of the same type; None where that depends on the field."""
+OTHER = {
+    "model.name": "dualformer_small",
+    "model.num_frames": 16,
+    "model.crop_size": 112,
+    "model.attention": "LL",
+    "model.weights": "weights.pth",
+    "model.overrides": {"dropout": 0.1},
+    "device": "cpu",
+    "data.root": "videos",
+    "data.sampling": "spread",
+    "data.resize": 64,
+    "data.test_resize": 64,
+    "data.augment.short_side": [32, 40],
+    "data.augment.crop_area": [0.5, 1.0],
+    "data.mean": [1.0, 2.0, 3.0],
+    "data.std": [1.0, 2.0, 3.0],
+    "data.short_video": "loop",
+    "data.fold": 1,
+    "data.decoder": "pyav",
+    "data.embedded.num_train": 64,
+    "data.embedded.num_test": 64,
+    "data.embedded.num_frames": 16,
+    "data.embedded.height": 32,
+    "data.embedded.width": 64,
+    "data.embedded.event_width": 8,
+    "train.epochs": 2.0,
+    "train.stop_after": 3,
+    "train.optimizer": "sgd",
+    "train.groups": "released",
+    "train.schedule": "step",
+    "train.milestones": [0.5],
+    "train.warmup_epochs": 1.0,
+    "train.precision": "bfloat16",
+    "train.clip_grad_norm": 1.0,
+    "train.ema": 0.9,
+    "train.token_labels.teacher": "vivit_base",
+    "train.token_labels.weights": "teacher.pth",
+    "train.token_labels.overrides": {"dropout": 0.1},
+    "train.log_to": ["tensorboard"],
+    "evaluate.average": "score",
+    "measure.precision": "bfloat16",
+    "measure.compile": "blocks",
+    "measure.attention_backend": "math",
+    "resources.nodes": 2,
+    "resources.gpus_per_node": 2,
+    "resources.mem_gib": 2.0,
+    "resources.time_min": 2,
+}
+"""Another value of each field that isn't simply a number or a switch."""
+
+TOGETHER = {
+    "train.milestones": {"train.schedule": "step", "train.milestones": [0.25]},
+    "train.schedule": {"train.schedule": "step", "train.milestones": [0.5]},
+    "train.token_labels.weights": {"train.token_labels.teacher": "vivit_base"},
+    "train.token_labels.overrides": {"train.token_labels.teacher": "vivit_base"},
+}
+"""What a field takes beside it, lest its value contradict another; where that has the field too, it starts there."""
+
+
+def _changed(path: str, value: Any) -> Any:
+    if path in OTHER:
+        return OTHER[path]
     if isinstance(value, bool):
         return not value
     if isinstance(value, float):
         return value / 2 + 0.01  # stays a share where it was one
-    if isinstance(value, int):
-        return value + 1
-    return None
+    return value + 1
 
 
-SIMPLE = [field for field, value in flatten(RunConfig().to_dict()).items() if _changed(value) is not None]
+def _pair(path: str) -> tuple[RunConfig, RunConfig]:
+    """Two configs that differ in a field."""
+    base = RunConfig().changed(**nest({"train.steps": 1}))
+    beside = TOGETHER.get(path, {})
+    if path == "train.schedule":
+        return base, base.changed(**nest(beside))
+    start = base.changed(**nest({"train.steps": 0} if path == "train.epochs" else beside))
+    return start, start.changed(**nest({path: _changed(path, flatten(start.to_dict())[path])}))
 
 
-@pytest.mark.parametrize("field", [field for field in SIMPLE if not field.startswith("data.")])
-def test_every_number_is_in_the_identity_unless_it_cannot_matter(field: str):
+def _row(config: RunConfig, run_id: str) -> dict[str, Any]:
+    chosen = {name: value for name, value in flatten(config.to_dict()).items() if value not in (None, {})}
+    return {**chosen, "run_id": run_id, "status": "ok", "schema_version": 1, "latency_ms_p50": 1.0}
+
+
+def _told_apart(rows: list[dict[str, Any]], across: list[str]) -> bool:
+    """Whether `compare` sees no pair in a row of A and one of B."""
+    try:
+        compare(*(Side(name, [row], {}) for name, row in zip("AB", rows)), across=across)
+    except CompareError:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("path", [field.path for field in run_config.describe_fields()])
+def test_a_field_is_in_the_identity_exactly_where_compare_tells_runs_apart_by_it(path: str):
+    one, other = _pair(path)
+    assert one != other
+    across = {"threads": ["threads"], "measure.precision": ["precision"], "measure.batch_size": ["batch"]}
+    conditions = ["device", *(name for names in across.values() for name in names if path not in across)]
+    rows = [_row(config, run_id) for config, run_id in ((one, "a" * 12), (other, "b" * 12))]
+    told_apart = _told_apart(rows, across=[] if path in (*across, "device") else conditions)
+    assert told_apart == (one.run_id != other.run_id)
+    assert told_apart == (path not in run_config.irrelevant_fields())
+
+
+def test_what_only_says_how_a_run_is_watched_is_irrelevant():
+    watched = {"log_every", "log_to", "save_every", "keep_checkpoints", "evaluate_every", "num_workers"}
+    others = {"data.time_limit_s", "evaluate.num_workers", "resources.nodes", "resources.time_min"}
+    assert {f"train.{name}" for name in watched} | others <= run_config.irrelevant_fields()
+
+
+def test_compare_joins_spellings_of_one_run_and_numbers_as_other_programs_save_them():
+    config = RunConfig()
+    other = config.changed(model={"num_frames": 32})
+    assert not _told_apart([_row(config, config.run_id), _row(other, other.run_id)], across=[])
+    saved = {**_row(config, "b" * 12), "train.batch_size": 32.0, "data.embedded.noise": 5}
+    assert not _told_apart([_row(config, "a" * 12), saved], across=[])
+
+
+def test_spellings_of_one_network_are_one_run():
+    spelt = [
+        {},
+        {"num_frames": 32},
+        {"crop_size": 224},
+        {"crop_size": [224, 224]},
+        {"attention": "LG"},
+        {"overrides": {"dropout": 0.5, "depths": [2, 2, 10, 4]}},
+    ]
+    assert {RunConfig().changed(model=choice).run_id for choice in spelt} == {RunConfig().run_id}
+    teacher = {"teacher": "dualformer_small"}
+    labels = [teacher, {**teacher, "overrides": {"dropout": 0.5}}]
+    assert len({RunConfig().changed(train={"token_labels": choice}).run_id for choice in labels}) == 1
+
+
+def test_an_edited_default_of_a_model_makes_a_new_run(monkeypatch):
+    before = RunConfig().run_id
+    teacher = RunConfig().changed(train={"token_labels": {"teacher": "dualformer_tiny"}}, model={"name": "vivit_base"})
+    teacher_before = teacher.run_id
+    published = registry.model_config
+    monkeypatch.setattr(
+        registry, "model_config", lambda name, **changes: published(name, **{"dropout": 0.4, **changes})
+    )
+    assert RunConfig().changed(seed=0).run_id != before
+    monkeypatch.setattr(
+        registry,
+        "model_config",
+        lambda name, **changes: published(name, **({"dropout": 0.4} if name == "dualformer_tiny" else {}), **changes),
+    )
+    assert teacher.changed(seed=0).run_id != teacher_before, "the network of a teacher counts as well"
+
+
+def test_a_model_that_there_is_not_has_an_id_all_the_same():
+    config = RunConfig().changed(model={"name": "dualformer_tinny"})
+    assert config.run_id != RunConfig().run_id and config.network["name"] == "dualformer_tinny"
+
+
+def test_every_field_is_described():
+    fields = run_config.describe_fields()
+    assert [field.path for field in fields if not field.text] == []
+    assert {field.path for field in fields} == set(flatten(RunConfig().to_dict()))
     values = flatten(RunConfig().to_dict())
-    parents = field.split(".")
-    change = _changed(values[field])
-    for parent in reversed(parents):
-        change = {parent: change}
-    same = RunConfig().changed(**change).run_id == RunConfig().run_id
-    assert same == (field in IRRELEVANT_FIELDS)
+    assert {field.path: field.default for field in fields} == values
+    by_path = {field.path: field for field in fields}
+    assert by_path["model.crop_size"].type == "tuple[int, int] | int | None"
+    assert "Literal['tensorboard', 'wandb']" in by_path["train.log_to"].type
+    assert by_path["train.evaluate_every"].text.endswith("The result is that of the last step all the same.")
 
 
-def test_resources_are_no_part_of_the_identity():
-    assert RunConfig().changed(resources={"gpus_per_node": 8}).run_id == RunConfig().run_id
+def test_what_is_declared_irrelevant_is_so_with_all_below_it():
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Inner(Config):
+        depth: int = 1
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Outer(Config):
+        inner: Inner = dataclasses.field(default_factory=Inner, metadata=IRRELEVANT)
+        width: int = irrelevant(2)
+        height: int = 3
+
+    Outer.__annotations__["inner"] = Inner
+    assert {field.path: field.irrelevant for field in fields_of(Outer)} == {
+        "inner.depth": True,
+        "width": True,
+        "height": False,
+    }
+
+
+def test_describing_runs_loads_neither_torch_nor_a_decoder():
+    heavy = ("torch", "av", "decord", "torchcodec", "pandas", "matplotlib")
+    program = (
+        "import sys\n"
+        "from sweeps import run_config\n"
+        "assert run_config.describe_fields() and run_config.RunConfig()\n"
+        f"print([name for name in {heavy} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from dualformer.config import ConfigError
+from dualformer.config import ConfigError, flatten
 from dualformer.model import DualFormerConfig
 from dualformer.model_config import ModelConfig
-from sweeps.launching.grid import _MOST_BUILT, FOLDER, _check_build, load_grid
+from sweeps.launching.grid import FOLDER, load_grid
+from sweeps.launching.grid_check import MOST_BUILT, check_build
 from tests.helpers.small_models import distinct_models, small_config
 
 SMALL = "base: {model: {name: dualformer_tiny, num_frames: 4, crop_size: 32}}\n"
@@ -27,7 +28,7 @@ def load(tmp_path: Path):
 def test_the_projects_grids_are_right(path: Path, tmp_path: Path):
     data = [f"data.root={tmp_path}"] if "data.root" in path.read_text() else []
     grid = load_grid(path.name, overrides=data)
-    assert grid.cells and grid.name == path.stem and grid.description
+    assert grid.runs and grid.name == path.stem and grid.description
 
 
 def test_axes_multiply_and_rows_add(load):
@@ -42,20 +43,20 @@ def test_axes_multiply_and_rows_add(load):
           - {seed: 7}
         """
     )
-    found = [(cell.config.seed, cell.config.model.num_frames, cell.config.data.frame_stride) for cell in grid.cells]
+    found = [(cell.config.seed, cell.config.model.num_frames, cell.config.data.frame_stride) for cell in grid.runs]
     assert found == [(0, 4, 1), (0, 8, 2), (1, 4, 1), (1, 8, 2), (7, 4, 1)]
-    assert grid.cells[1].name == "seed=0, clip=long" and grid.cells[4].name == "row 1"
-    assert grid.cells[1].differs == {"seed": 0, "model.num_frames": 8, "data.frame_stride": 2}
-    assert len({cell.run_id for cell in grid.cells}) == 5
+    assert grid.runs[1].name == "seed=0, clip=long" and grid.runs[4].name == "row 1"
+    assert grid.runs[1].differs == {"seed": 0, "model.num_frames": 8, "data.frame_stride": 2}
+    assert len({cell.run_id for cell in grid.runs}) == 5
 
 
 def test_a_grid_of_base_alone_is_one_run_and_rows_alone_are_the_rows(load):
-    assert len(load("").cells) == 1
-    assert [cell.config.seed for cell in load("rows: [{seed: 3}, {seed: 4}]").cells] == [3, 4]
+    assert len(load("").runs) == 1
+    assert [cell.config.seed for cell in load("rows: [{seed: 3}, {seed: 4}]").runs] == [3, 4]
 
 
 def test_yaml_words_and_numbers_mean_what_they_look_like(load):
-    cell = load("rows: [{train.learning_rate: 1e-3, model.attention: LG}]").cells[0]
+    cell = load("rows: [{train.learning_rate: 1e-3, model.attention: LG}]").runs[0]
     assert cell.config.train.learning_rate == 1e-3
     with pytest.raises(ConfigError, match="'on'"):
         load("rows: [{measure.latency: on}]")
@@ -63,10 +64,10 @@ def test_yaml_words_and_numbers_mean_what_they_look_like(load):
 
 def test_set_holds_for_every_run_and_only_selects(load):
     grid = load("axes: {seed: [0, 1, 2]}", overrides=["train.steps=5", "train.learning_rate=2e-3"], only=["seed=1"])
-    (cell,) = grid.cells
+    (cell,) = grid.runs
     assert (cell.config.seed, cell.config.train.steps, cell.config.train.learning_rate) == (1, 5, 2e-3)
     several = load("axes: {seed: [0, 1, 2]}", only=["seed=0", "seed=2"])
-    assert [cell.config.seed for cell in several.cells] == [0, 2]
+    assert [cell.config.seed for cell in several.runs] == [0, 2]
 
 
 LABELS = """
@@ -79,12 +80,12 @@ LABELS = """
 
 def test_only_picks_by_the_labels_of_an_axis(load):
     grid = load(LABELS, only=["clip=long", "clip=short", "seed=1"])
-    assert [(cell.config.seed, cell.config.model.num_frames) for cell in grid.cells] == [(1, 4), (1, 8)]
+    assert [(cell.config.seed, cell.config.model.num_frames) for cell in grid.runs] == [(1, 4), (1, 8)]
 
 
 def test_what_is_set_must_suit_the_picked_labels_alone(load):
     depths = "model.overrides.depths=[1, 1, 1, 1]"
-    (cell,) = load(LABELS, overrides=[depths], only=["clip=long", "seed=0"]).cells
+    (cell,) = load(LABELS, overrides=[depths], only=["clip=long", "seed=0"]).runs
     assert cell.config.model.overrides == {"depths": [1, 1, 1, 1]}
     with pytest.raises(ConfigError, match="unknown field 'depths'"):
         load(LABELS, overrides=[depths])
@@ -175,13 +176,13 @@ def test_an_unknown_grid_names_the_nearest(tmp_path: Path):
 
 def test_a_thousand_runs_are_found_apart(load):
     seeds = ", ".join(map(str, range(500)))
-    assert len(load(f"axes: {{seed: [{seeds}], train.steps: [1, 2]}}").cells) == 1000
+    assert len(load(f"axes: {{seed: [{seeds}], train.steps: [1, 2]}}").runs) == 1000
 
 
 @pytest.fixture
 def built(monkeypatch: pytest.MonkeyPatch) -> list[ModelConfig]:
     """The networks that checking a grid builds."""
-    _check_build.cache_clear()
+    check_build.cache_clear()
     configs = []
     build = DualFormerConfig.build
     monkeypatch.setattr(DualFormerConfig, "build", lambda config: configs.append(config) or build(config))
@@ -196,10 +197,10 @@ def test_of_a_thousand_networks_few_are_built_and_every_value_where_that_is_enou
         (4, "LG", 1.0), (4, "LG", 2.0), (4, "LL", 1.0), (6, "LG", 1.0), (8, "LG", 1.0)
     }  # fmt: skip
     built.clear()
-    _check_build.cache_clear()
+    check_build.cache_clear()
     ratios = ", ".join(f"{1 + number / 100}" for number in range(500))
-    assert len(load(f"axes: {{model.attention: [LG, LL], model.overrides.mlp_ratio: [{ratios}]}}").cells) == 1000
-    assert len(built) == _MOST_BUILT
+    assert len(load(f"axes: {{model.attention: [LG, LL], model.overrides.mlp_ratio: [{ratios}]}}").runs) == 1000
+    assert len(built) == MOST_BUILT
     assert min(config.mlp_ratio for config in built) == 1.0 and max(config.mlp_ratio for config in built) > 5.5
 
 
@@ -208,7 +209,7 @@ def test_a_network_that_only_building_finds_wrong_starts_nothing(load, monkeypat
         if config.mlp_ratio == 3.0:
             raise RuntimeError("no kernel for this")
 
-    _check_build.cache_clear()
+    check_build.cache_clear()
     monkeypatch.setattr(DualFormerConfig, "build", build)
     with pytest.raises(ConfigError, match=r"dualformer_tiny: no kernel for this \[model\.overrides\.mlp_ratio=3\.0\]"):
         load("axes: {model.overrides.mlp_ratio: [2.0, 3.0, 4.0]}")
@@ -226,7 +227,7 @@ def test_what_a_config_accepts_can_be_built(name: str):
             except ConfigError:
                 refused += 1
                 continue
-            _check_build(config)
+            check_build(config)
             accepted += 1
     assert accepted > 20 and refused > 20
 
@@ -243,3 +244,100 @@ def _odd_values(value: object) -> list[object]:
         ends = [[], [*value, value[-1]], value[:-1]]
         return ends + [[*value[:-1], odd] for odd in _odd_values(value[-1])]
     return []
+
+
+def values(grid, *fields: str) -> list[tuple]:
+    return [tuple(flatten(run.config.to_dict())[field] for field in fields) for run in grid.runs]
+
+
+def test_an_axis_is_added_or_put_in_place_of_the_grids_own(load):
+    text = "axes: {seed: [0, 1], train.steps: [5, 6]}"
+    replaced = load(text, axes=["seed=7,8"])
+    assert values(replaced, "seed", "train.steps") == [(7, 5), (7, 6), (8, 5), (8, 6)]
+    added = load("axes: {seed: [0, 1]}", axes=["train.steps=5,6"])
+    assert values(added, "seed", "train.steps") == [(0, 5), (0, 6), (1, 5), (1, 6)]
+    assert values(load("", axes=["seed=0,1", "train.steps=5"]), "seed", "train.steps") == [(0, 5), (1, 5)]
+
+
+def test_an_axis_is_added_to_rows_that_do_not_say_otherwise(load):
+    grid = load("rows: [{train.steps: 5}, {train.steps: 6, seed: 9}]", axes=["seed=0,1"])
+    assert values(grid, "train.steps", "seed") == [(5, 0), (5, 1), (6, 9)]
+    assert [run.name for run in grid.runs] == ["row 1, seed=0", "row 1, seed=1", "row 2"]
+
+
+def test_values_of_an_axis_are_yaml(load):
+    (patterns,) = zip(*values(load("", axes=['model.attention="LL,LG,LG,F",LG']), "model.attention"), strict=True)
+    assert patterns == ("LL,LG,LG,F", "LG")
+    assert values(load("", axes=["model.crop_size=[16,16],32"]), "model.crop_size") == [([16, 16],), (32,)]
+
+
+def test_a_limit_keeps_the_first_runs_of_those_selected(load):
+    text = "axes: {seed: [0, 1, 2, 3]}"
+    assert values(load(text, limit=2), "seed") == [(0,), (1,)]
+    assert values(load(text, only=["seed=2", "seed=3"], limit=1), "seed") == [(2,)]
+    assert len(load(text, limit=99).runs) == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments", "message"),
+    [
+        ("", {"axes": ["seed"]}, "--axis seed: expected FIELD=V1,V2"),
+        ("", {"axes": ["seed="]}, "no values"),
+        ("", {"axes": ["sed=1,2"]}, "unknown field 'sed'; did you mean 'seed'"),
+        ("", {"axes": ["seed=1,1"]}, "the same run"),
+        ("", {"axes": ["seed=1", "seed=2"]}, "given twice"),
+        ("", {"axes": ["seed=1"], "overrides": ["seed=2"]}, "--axis seed and --set seed: one of them must go"),
+        ("axes: {clip: {a: {seed: 1}, b: {seed: 2}}}", {"axes": ["clip=a"]}, "--only clip=LABEL"),
+        ("", {"axes": [f"seed={','.join(map(str, range(200)))}", f"train.steps={','.join(map(str, range(200)))}"]},
+         "more than 10000 runs"),
+    ],
+)  # fmt: skip
+def test_a_wrong_axis_is_refused(load, text: str, arguments: dict, message: str):
+    with pytest.raises(ConfigError, match=f"(?s){message}"):
+        load(text, **arguments)
+
+
+_NAMES = ("steps", "batch_size", "log_every", "save_every", "keep_checkpoints", "num_workers", "evaluate_every")
+ENDLESS = "axes: {" + ", ".join(f"train.{name}: [{', '.join(map(str, range(1, 101)))}]" for name in _NAMES) + "}"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (ENDLESS, "100000000000000 runs, and a grid may have 10000"),
+        ("rows: [{model.overrides.depths: [1000000000]}]", "numbers of a network are at most 1000000"),
+        ("rows: [{model.overrides.depths: [5000]}]", "5000 blocks; at most 1000"),
+        ("rows: [{model.num_frames: 1000000000}]", "numbers of a network are at most"),
+        (f"rows: [{{train.milestones: [{', '.join(['0.5'] * 20000)}]}}]", "20000 values; at most 10000"),
+        ("rows: [{evaluate.num_crops: 2}]", "num_crops must be 1 or 3, got 2"),
+        ("rows: [{seed: 4294967296}]", "seed must be from 0 to 4294967295"),
+        ("rows: [{train: {micro_steps: 33}}]", r"micro_steps \(33\) can't cut a batch of 32 clips"),
+        ("rows: [{threads: 1000000000}]", "threads must be from 1 to"),
+        ("rows: [{resources.time_min: 0}]", "time_min must be at least 1, got 0"),
+        ("rows: [{resources.nodes: 0}]", "nodes must be at least 1"),
+        ("rows: [{resources.gpus_per_node: -1}]", "gpus_per_node must be at least 0"),
+        ("rows: [{resources.mem_gib: 0}]", "mem_gib must be positive"),
+        ("rows: [{resources.time_min: soon}]", "'soon' is no time"),
+        ("rows: [{data.root: ''}]", "data.root: no folder ''"),
+        (f"rows: [{{data.root: {'x' * 5000}}}]", r"data.root: no folder 'x{200}\.\.\.'"),
+        (f"rows: [{{model.weights: {'x' * 5000}}}]", "model.weights: no file"),
+        (f"rows: [{{{'a.' * 500}b: 1}}]", "unknown field 'a.a."),
+        ("rows: [{3: 4}]", "the key '3' is not text"),
+        ("rows: [!!set {a}]", "the tag"),
+    ],
+)
+def test_what_a_run_would_meet_is_refused_before(load, text: str, message: str):
+    with pytest.raises(ConfigError, match=f"(?s){message}") as caught:
+        load(text)
+    assert len(str(caught.value)) < 2000
+
+
+def test_resources_take_times_as_slurm_writes_them(load):
+    assert values(load("rows: [{resources.time_min: 2:00:00}]"), "resources.time_min") == [(120,)]
+
+
+def test_an_empty_mapping_of_base_is_not_shared_between_runs(tmp_path: Path):
+    rows = "rows: [{model.overrides.depths: [1, 1, 1, 1]}, {model.overrides.mlp_ratio: 2.0}]"
+    (tmp_path / "empty.yaml").write_text("base: {model: {num_frames: 4, crop_size: 32, overrides: {}}}\n" + rows)
+    grid = load_grid(tmp_path / "empty.yaml")
+    assert [sorted(run.config.model.overrides) for run in grid.runs] == [["depths"], ["mlp_ratio"]]

@@ -10,9 +10,9 @@ import psutil
 import pytest
 
 from dualformer.results.result import Result, read_result, write_result
-from sweeps.__main__ import main
-from sweeps.launching import ledger, manage
-from sweeps.launching.sweep import CANCELLED
+from sweeps.launching import cancel, ledger, logs, retry
+from sweeps.launching.find_runs import UnknownRunError, find_runs
+from sweeps.launching.losses import CANCELLED
 
 ROOT = Path(__file__).parents[3]
 RUNS = {"aaa111": "ok", "aab222": "error", "ccc333": None}
@@ -42,23 +42,23 @@ def wait_until(condition: Callable[[], object], seconds: float = 30.0) -> None:
 
 
 def test_runs_go_by_id_beginning_or_grid(runs: Path):
-    assert manage.find_runs(runs, ["c"]) == [runs / "ccc333"]
-    assert manage.find_runs(runs, ["ccc333", "some"]) == [runs / name for name in ("ccc333", "aaa111", "aab222")]
-    assert len(manage.find_runs(runs, ["some.yaml"])) == 3
-    with pytest.raises(manage.UnknownRunError, match="2 runs in 'runs' called 'aa'"):
-        manage.find_runs(runs, ["aa"])
-    with pytest.raises(manage.UnknownRunError, match="no run"):
-        manage.find_runs(runs, ["zzz"])
+    assert find_runs(runs, ["c"]) == [runs / "ccc333"]
+    assert find_runs(runs, ["ccc333", "some"]) == [runs / name for name in ("ccc333", "aaa111", "aab222")]
+    assert len(find_runs(runs, ["some.yaml"])) == 3
+    with pytest.raises(UnknownRunError, match="2 runs in 'runs' called 'aa'"):
+        find_runs(runs, ["aa"])
+    with pytest.raises(UnknownRunError, match="no run"):
+        find_runs(runs, ["zzz"])
 
 
 def test_logs(runs: Path, capsys: pytest.CaptureFixture):
-    assert main(["logs", "aaa"]) == 0
+    assert logs.main(["aaa"]) == 0
     assert capsys.readouterr().out == "log of aaa111\n"
-    assert main(["logs", "zzz"]) == 2
+    assert logs.main(["zzz"]) == 2
 
 
 def test_logs_follow_to_the_end(runs: Path):
-    command = [sys.executable, "-m", "sweeps", "logs", "ccc", "--follow"]
+    command = [sys.executable, "-c", "from sweeps.launching.logs import main; main()", "ccc", "--follow"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "log of ccc333\n"
@@ -70,11 +70,11 @@ def test_logs_follow_to_the_end(runs: Path):
 
 
 def test_cancel_keeps_a_waiting_run_from_starting_and_leaves_finished_ones(runs: Path):
-    assert main(["cancel", "some"]) == 0
+    assert cancel.main(["some"]) == 0
     result = read_result(runs / "ccc333")
     assert (result.status, result.reason) == ("skipped", CANCELLED)
     assert read_result(runs / "aaa111").status == "ok" and read_result(runs / "aab222").status == "error"
-    assert main(["cancel", "nowhere"]) == 2
+    assert cancel.main(["nowhere"]) == 2
 
 
 def test_cancel_ends_a_process_that_works(runs: Path, monkeypatch: pytest.MonkeyPatch):
@@ -95,7 +95,7 @@ def test_cancel_ends_a_process_that_works(runs: Path, monkeypatch: pytest.Monkey
     ledger.append(folder, "submitted", token="token", job_id=job_id)
     wait_until(lambda: (folder / "metrics.jsonl").exists())
     (pid,) = [event["pid"] for event in ledger.read(folder) if event["event"] == "start"]
-    assert main(["cancel", "ccc"]) == 0
+    assert cancel.main(["ccc"]) == 0
     assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
     assert read_result(folder).reason == CANCELLED
     assert pool.ended(job_id) is not None
@@ -105,7 +105,7 @@ def test_retry_puts_failures_aside_and_goes_on_with_the_last_launch(runs: Path, 
     again = {"arguments": ["--grid", "missing.yaml"], "folder": str(runs.resolve()), "runs": list(RUNS)}
     manifest = json.loads((runs / "some.grid.json").read_text())
     (runs / "some.grid.json").write_text(json.dumps({**manifest, "launches": [again]}))
-    assert main(["retry", "some"]) == 0
+    assert retry.main(["some"]) == 0
     assert "1 of 3 runs will be computed again" in capsys.readouterr().out
     assert read_result(runs / "aab222") is None and (runs / "aab222" / "result.1.json").exists()
     log = runs / "some.launch.log"
@@ -113,17 +113,12 @@ def test_retry_puts_failures_aside_and_goes_on_with_the_last_launch(runs: Path, 
 
 
 def test_a_run_that_no_launch_has_is_left_as_it_is(runs: Path, capsys: pytest.CaptureFixture):
-    assert main(["retry", "some"]) == 0
+    assert retry.main(["some"]) == 0
     assert "aab222: no launch says how to compute it" in (told := capsys.readouterr().out) and "0 of 3" in told
     assert read_result(runs / "aab222").status == "error"
 
 
-def test_an_unknown_command_lists_those_there_are(capsys: pytest.CaptureFixture):
-    assert main(["lanch"]) == 2
-    assert "launch|status|logs|cancel|retry" in capsys.readouterr().err
-
-
 def test_looking_after_a_sweep_needs_no_torch(runs: Path):
-    program = "import sys; from sweeps.__main__ import main; main(['cancel', 'ccc']); assert 'torch' not in sys.modules"
+    program = "import sys; from sweeps.launching.cancel import main; main(['ccc']); assert 'torch' not in sys.modules"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     assert subprocess.run([sys.executable, "-c", program], env=environment).returncode == 0

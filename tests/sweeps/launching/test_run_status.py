@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 
 from dualformer.results.result import Result, append_metrics, write_result
-from sweeps.launching import ledger
-from sweeps.launching import run_status as status
+from slurm import queue, slurm_array
+from slurm.job_id import JobId
+from slurm.queue import QueuedJob
+from sweeps.launching import ledger, status
+from sweeps.launching.run_status import run_status
 
 ROOT = Path(__file__).parents[3]
 
@@ -54,7 +57,7 @@ def test_a_claimed_run_is_running_and_shows_its_step(runs: Path):
     command = [sys.executable, "-c", program, str(runs / "sent")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         holder.stdout.readline()
-        found = status.run_status(runs / "sent")
+        found = run_status(runs / "sent")
         holder.stdin.close()
     assert (found.state, found.attempt, found.node) == ("running", 1, "node7")
     assert (found.progress, found.left) == ("40/100", "0:02:00")
@@ -62,12 +65,12 @@ def test_a_claimed_run_is_running_and_shows_its_step(runs: Path):
 
 def test_a_lost_run_says_why(runs: Path):
     ledger.append(runs / "sent", "lost", token="t", reason="Slurm says NODE_FAIL")
-    found = status.run_status(runs / "sent")
+    found = run_status(runs / "sent")
     assert (found.state, found.note) == ("lost", "Slurm says NODE_FAIL")
 
 
 def test_on_a_terminal_the_table_stays_until_all_is_finished(runs: Path):
-    command = [sys.executable, str(Path(status.__file__)), "--runs", str(runs)]
+    command = [sys.executable, str(ROOT / "sweeps" / "status.py"), "--runs", str(runs)]
     terminal, side = pty.openpty()
     with subprocess.Popen(command, stdout=side, stderr=side) as process:
         os.close(side)
@@ -87,7 +90,47 @@ def test_nothing_launched_is_said_with_status_2(tmp_path: Path, capsys: pytest.C
 
 def test_it_answers_without_torch(runs: Path):
     program = f"import sys; sys.argv = ['x', '--runs', {str(runs)!r}]; "
-    program += "import sweeps.launching.run_status as s; s.main()"
+    program += "import sweeps.launching.status as s; s.main()"
     program += "; assert 'torch' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("jobs", "state", "note"),
+    [
+        (None, "queued", "slurm:12_3"),
+        ({"12_3": QueuedJob("PENDING", "", "Priority", "1:00", "t")}, "queued", "slurm:12_3 PENDING Priority"),
+        ({"12_3": QueuedJob("CANCELLED", "", "None", "1:00", "t")}, "lost", "slurm:12_3 CANCELLED None"),
+        ({"12_3": QueuedJob("FAILED", "node1", "None", "1:00", "t")}, "lost", "slurm:12_3 FAILED node1"),
+        ({}, "lost", "slurm:12_3 not in Slurm's queue"),
+    ],
+)
+def test_what_the_queue_knows_of_a_job_is_its_state(runs: Path, monkeypatch, jobs, state: str, note: str):
+    monkeypatch.setattr(slurm_array, "_FRESH_S", -1.0)
+    monkeypatch.setattr(slurm_array, "view", queue.View())
+    monkeypatch.setattr(queue, "jobs", lambda: jobs)
+    monkeypatch.setattr(queue, "final_state", lambda job_id: "")
+    found = run_status(runs / "sent")
+    assert (found.state, found.note) == (state, note)
+
+
+def test_a_job_that_was_just_submitted_is_queued_though_the_queue_lags(runs: Path, monkeypatch):
+    monkeypatch.setattr(slurm_array, "view", queue.View())
+    monkeypatch.setattr(queue, "jobs", lambda: {})
+    assert run_status(runs / "sent").state == "queued"
+
+
+def test_a_local_run_whose_process_is_gone_is_lost(runs: Path):
+    ledger.append(runs / "new", "submit", token="u", executor="local")
+    ledger.append(runs / "new", "submitted", token="u", job_id=JobId("local", "1", "1.00"))
+    assert run_status(runs / "new").state == "lost"
+    ledger.append(runs / "sent", "submit", token="v", executor="local", launcher=JobId("local", "1", "1.00"))
+    assert run_status(runs / "sent").state == "lost", "its launcher died while submitting"
+
+
+def test_a_record_that_is_none_is_passed_over(runs: Path, capsys: pytest.CaptureFixture):
+    (runs / "torn.grid.json").write_text('{"grid": "to')
+    (runs / "odd.grid.json").write_text("[1]")
+    assert status.main(["--runs", str(runs)]) == 0
+    assert "some: 4 runs" in capsys.readouterr().out

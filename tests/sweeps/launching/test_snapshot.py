@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from sweeps.launching.snapshot import FOLDER, SnapshotError, check, take
+from dualformer.results.layout import SNAPSHOTS
+from sweeps.launching.snapshot import SnapshotError, check, take
 from sweeps.source import PACKAGES, ROOT, code_hash, source_state
 
 
@@ -39,18 +40,18 @@ def test_the_hash_follows_the_code_and_nothing_else(checkout: Path):
 def test_a_snapshot_holds_the_code_as_it_was(checkout: Path, tmp_path: Path):
     (checkout / "slurm" / "task.py").open("a").write("# edited\n")
     launched = code_hash(checkout)
-    snapshot = take(tmp_path / "runs", checkout)
+    snapshot = take(tmp_path / "runs", root=checkout)
     (checkout / "slurm" / "task.py").open("a").write("# edited again\n")
-    assert snapshot == tmp_path / "runs" / FOLDER / launched
+    assert snapshot == tmp_path / "runs" / SNAPSHOTS / launched
     assert code_hash(snapshot) == launched != code_hash(checkout)
     assert source_state(snapshot) == {"commit": git(checkout, "rev-parse", "HEAD"), "dirty": True}
     assert "+# edited\n" in (snapshot / "uncommitted.patch").read_text()
-    assert take(tmp_path / "runs", snapshot) == snapshot
+    assert take(tmp_path / "runs", root=snapshot) == snapshot
     assert [path.name for path in snapshot.parent.iterdir()] == [launched]
 
 
 def test_a_process_imports_the_snapshot_and_notices_when_it_was_tampered_with(checkout: Path, tmp_path: Path):
-    snapshot = take(tmp_path / "runs", checkout)
+    snapshot = take(tmp_path / "runs", root=checkout)
     program = f"from sweeps.launching.snapshot import check; check({snapshot.name!r})"
     command = [sys.executable, "-c", program]
     environment = {"PYTHONPATH": str(snapshot), "PATH": ""}

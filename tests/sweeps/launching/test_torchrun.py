@@ -146,7 +146,7 @@ def grid(data, tmp_path_factory):
 
 
 def run_dirs(grid, runs):
-    return [runs / cell.run_id for cell in load_grid(str(grid)).cells]
+    return [runs / run.run_id for run in load_grid(str(grid)).runs]
 
 
 def test_two_processes_end_with_the_weights_and_figures_of_one(grid, tmp_path):

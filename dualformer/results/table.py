@@ -1,0 +1,120 @@
+"""A results table as a file: `<grid>/<device>.csv` with its sheet `<device>.manifest.json` beside it.
+
+Cells are empty for null, JSON for numbers, booleans and lists, else text. Tables that other programs saved again are
+read alike (`False` for false, `8.0` for 8).
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from dualformer.config import flatten
+from dualformer.results import provenance, result
+from dualformer.results.fields import Field
+from dualformer.results.files import write_json, write_text
+from dualformer.results.layout import SHEET
+
+Row = dict[str, Any]
+"""Result fields, dotted configuration and `provenance.*`."""
+
+
+def dotted(nested: Mapping[str, Any]) -> Row:
+    """Dotted names of nested values; an empty mapping is no name at all."""
+    return {name: value for name, value in flatten(nested).items() if value != {}}
+
+
+def sheet_path(table: Path) -> Path:
+    return table.with_name(table.stem + SHEET)
+
+
+def field(column: str) -> Field | None:
+    """What a column holds, None where that is a field of the configuration."""
+    if result.is_factor(column):
+        return Field(name=column, type=float, kind="learned", unit="fraction", optional=True)
+    return result.fields().get(column) or provenance.find(column)
+
+
+def configuration(row: Mapping[str, Any]) -> Row:
+    """The fields of a row that were chosen, and not measured or found."""
+    measured = result.fields()
+    prefixes = (provenance.PREFIX, *result.FACTOR_PREFIXES)
+    return {name: value for name, value in row.items() if name not in measured and not name.startswith(prefixes)}
+
+
+def columns(rows: Iterable[Row]) -> list[str]:
+    """Column order: fields of results, factors, configuration, provenance; sorted where nothing else rules."""
+    found = {name for row in rows for name in row}
+    fixed = list(result.fields())
+    circumstances = [circumstance.column for circumstance in provenance.CIRCUMSTANCES]
+    factors = sorted(filter(result.is_factor, found))
+    return [*fixed, *factors, *sorted(found - {*fixed, *factors, *circumstances}), *circumstances]
+
+
+def lacking(columns: Iterable[str]) -> list[str]:
+    """Returns the columns that every table must have and this one hasn't."""
+    found = set(columns)
+    return [name for name, field in result.fields().items() if not field.optional and name not in found]
+
+
+def write(path: Path, rows: list[Row], sheet: Mapping[str, Any]) -> None:
+    """Writes a table and its sheet, each whole or not at all.
+
+    Raises:
+        RecordError: a file could not be written.
+    """
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns(rows), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
+    write_text(path, text.getvalue())
+    write_json(sheet_path(path), sheet)
+
+
+def read_rows(path: Path) -> tuple[list[Row], list[str]]:
+    """Returns the rows of a table, what is empty being absent, and what is wrong with the file, in words.
+
+    Raises:
+        OSError: it can't be opened.
+    """
+    problems: list[str] = []
+    rows: list[Row] = []
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            if absent := lacking(reader.fieldnames or ()):
+                problems.append(f"{path} lacks the column(s) {', '.join(absent)}")
+            for number, cells in enumerate(reader, start=1):
+                if cells.pop(None, None):
+                    problems.append(f"{path} is not a table: row {number} has more cells than there are columns")
+                rows.append({name: value(name, text) for name, text in cells.items() if text})
+    except (csv.Error, UnicodeDecodeError) as error:
+        problems.append(f"{path} is not a table: {error}")
+    return rows, problems
+
+
+def value(column: str, text: str) -> Any:
+    """What a cell says: text where the column holds text, else JSON where it is JSON."""
+    about = field(column)
+    if about and about.type is str:
+        return text
+    try:
+        found = json.loads({"True": "true", "False": "false"}.get(text, text))
+    except ValueError:
+        return text
+    if about and about.type is int and isinstance(found, float) and found.is_integer():
+        return int(found)
+    return found
+
+
+def _cell(value: Any) -> Any:
+    """A value as text: one line, and `~` for the home folder."""
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return " ".join(value.replace(str(Path.home()), "~").split())
+    return json.dumps(value)

@@ -1,0 +1,111 @@
+"""Prepares all that a sweep needs on disk, and starts nothing yet."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from dualformer.config import ConfigError
+from dualformer.results import layout
+from dualformer.results.code import code_conflicts
+from slurm.executor import Executor
+from slurm.places import make_executor
+from slurm.profile import Profile
+from sweeps import source
+from sweeps.launching import ledger, snapshot
+from sweeps.launching.detached import arguments_to_go_on
+from sweeps.launching.grid import Grid
+from sweeps.launching.launch_record import note_launch
+from sweeps.launching.launcher import is_shared
+from sweeps.launching.sweep import Sweep
+
+_SHOWN = 5
+
+
+def open_sweep(options: argparse.Namespace, grid: Grid, profile: Profile, worker: str) -> Sweep:
+    """Copies the code, notes the launch, makes the run folders, and says what is there already.
+
+    Args:
+        options: of the launch.
+        grid: what to compute.
+        profile: of the place to run.
+        worker: function that computes a run.
+
+    Raises:
+        ConfigError: a run can never be had here.
+        ProfileError: there is no such place, or its folder can't be used.
+        OSError: the folder of runs can't be written.
+    """
+    threads = max(run.config.threads for run in grid.runs)
+    # Refused before anything is written: with the code where it is, since no copy is there yet.
+    _refuse_impossible(grid, _executor(options, profile, threads, source.ROOT))
+    code = snapshot.take(options.runs, [run.config.model.name for run in grid.runs])
+    executor = _executor(options, profile, threads, code)
+    kept, gone = note_launch(options.runs, grid, arguments_to_go_on(options))
+    if kept:
+        say(f"{grid.name}: {kept} runs of its earlier launches are listed as well, until their folders are removed")
+    if gone:
+        say(f"{grid.name}: {gone} runs of earlier launches are no longer listed: gone, or not what they would be today")
+    for run in grid.runs:
+        ledger.put_aside(options.runs / run.run_id, options.retry)
+    expected = code if executor.expects_snapshot else None
+    sweep = Sweep(options.runs, grid.runs, executor, profile, worker=worker, code=expected, announce=say)
+    state = sweep.state
+    say(f"{grid.name}: {len(state.planned)} runs, {len(state.results)} finished before; {executor.kind} executor")
+    _note_other_code(options.runs, list(state.results))
+    return sweep
+
+
+def say(message: str) -> None:
+    """Prints a message at once."""
+    print(message, flush=True)
+
+
+def _executor(options: argparse.Namespace, profile: Profile, threads: int, code: Path) -> Executor:
+    folder = options.runs / layout.SUBMISSIONS
+    if not is_shared():
+        return make_executor(options.executor, folder, profile, threads=threads, code=code)
+    from sweeps.launching.torchrun import TeamExecutor
+
+    return TeamExecutor(folder)
+
+
+def _refuse_impossible(grid: Grid, executor: Executor) -> None:
+    """Raises `ConfigError` where a run asks for more than there is here, which it would wait for in vain."""
+    for run in grid.runs:
+        if reason := executor.why_never(run.resources):
+            raise ConfigError(f"{run.name}: {reason} ({executor.kind} executor); nothing was started")
+
+
+def _note_other_code(runs: Path, finished: list[str]) -> None:
+    """Says so where finished runs and those to come would not be of one code; which of them to keep is up to people."""
+    today = {name.as_posix(): _hash(path) for name, path in source.files(source.ROOT)}
+    changed: dict[str, None] = {}
+    others = 0
+    for files in _codes(runs, finished):
+        conflicts = code_conflicts([files, {path: today[path] for path in files.keys() & today.keys()}])
+        others += bool(conflicts)
+        changed.update(dict.fromkeys(conflicts))
+    if others:
+        shown = ", ".join([*changed][:_SHOWN]) + (f" and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else "")
+        say(
+            f"note: {others} finished runs used files that have changed since ({shown}); --retry ok computes them again"
+        )
+
+
+def _hash(path: Path) -> str:
+    """Of a file, as `source.imported_files` gives it."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+
+
+def _codes(runs: Path, finished: list[str]) -> Iterator[dict[str, str]]:
+    """The files that finished runs imported, of those that say."""
+    for run_id in finished:
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            files = json.loads((runs / run_id / layout.PROVENANCE).read_text(encoding="utf-8")).get("code_files")
+            if isinstance(files, dict):
+                yield files
