@@ -462,7 +462,8 @@ _FREE_BY_REASON = {
     "they go back through a norm, which isn't matrix work": """
         native_layer_norm_backward native_batch_norm_backward native_group_norm_backward _fused_rms_norm_backward
         batch_norm_backward cudnn_batch_norm_backward""",
-    "they check": "_assert_async _assert_tensor_metadata sym_size is_same_size",
+    "they ask for a value, or check one": """
+        _local_scalar_dense item _assert_async _assert_tensor_metadata sym_size is_same_size""",
 }
 
 FREE = {getattr(aten, name) for names in _FREE_BY_REASON.values() for name in names.split() if hasattr(aten, name)}
