@@ -223,10 +223,10 @@ def _sizes(config: RunConfig) -> Iterable[tuple[str, int | tuple[int, int] | Non
     yield "test", data.resize if data.test_resize is None else data.test_resize
 
 
-def _resized(shape: tuple[int, int], size: int | Sequence[int] | None) -> tuple[int, int]:
+def _resized(shape: tuple[int, int], size: int | tuple[int, int] | None) -> tuple[int, int]:
     from dualformer.data.transforms import resized_shape
 
-    return tuple(resized_shape(*shape, size))
+    return resized_shape(*shape, size)
 
 
 def _by(shape: Sequence[int]) -> str:
