@@ -27,7 +27,7 @@ from sweeps import machine_lock
 from sweeps.measuring import machine
 from sweeps.measuring.forward import forward_pass, random_clip
 from sweeps.measuring.settings import settings
-from sweeps.measuring.timing import clock_of, warm_up
+from sweeps.measuring.timing import LEAST_WARMUP_MS, clock_of, warm_up
 from sweeps.run_config import MeasureConfig
 
 COPY_BYTES = {"cpu": 2**27, "cuda": 2**32}
@@ -245,13 +245,15 @@ def _numel(module: nn.Module) -> int:
 
 
 def _median_ms(work: Callable[[Tensor], Tensor], x: Tensor, config: MeasureConfig) -> float:
-    return statistics.median(_samples_ms(work, x, config))
+    return statistics.median(_samples_ms(work, x, config, least_ms=0.0))  # the ceilings have warmed the machine up
 
 
-def _samples_ms(work: Callable[[Tensor], Tensor], x: Tensor, config: MeasureConfig) -> list[float]:
+def _samples_ms(
+    work: Callable[[Tensor], Tensor], x: Tensor, config: MeasureConfig, least_ms: float = LEAST_WARMUP_MS
+) -> list[float]:
     clock = clock_of(x.device)
     step = forward_pass(work, x, config)
-    warm_up(step, clock, config)
+    warm_up(step, clock, config, least_ms)
     return [clock.time_ms(step) for _ in range(config.samples)]
 
 

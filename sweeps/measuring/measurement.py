@@ -35,6 +35,7 @@ from sweeps.measuring.energy import energy_counter, energy_per_clip
 from sweeps.measuring.forward import forward_pass, random_clip, recorded
 from sweeps.measuring.memory import GIB, is_out_of_memory, peak_memory
 from sweeps.measuring.settings import settings
+from sweeps.measuring.steadiness import complaints
 from sweeps.measuring.timing import Clock, Times, clock_of, quantiles, time_passes
 from sweeps.run_config import MeasureConfig
 
@@ -132,8 +133,9 @@ def time_alone(
 
 
 def time_flags(times: Times, device: torch.device) -> list[str]:
-    """What speaks against times as such, in words: they never settled, or are the host's and not the GPU's."""
+    """What speaks against times as such, in words: the machine is not steady, or they are the host's and not the GPU's."""
     found = [] if times.settled else ["times never settled"]
+    found += complaints(times.samples_ms, times.pass_ms, times.drift, overlaps=device.type == "cuda")
     latency_ms = statistics.median(times.samples_ms)
     if device.type == "cuda" and times.start_ms > HOST_BOUND * latency_ms:
         found.append(f"bound by the host: starting takes {times.start_ms:.3g} of {latency_ms:.3g} ms")

@@ -15,6 +15,7 @@ from sweeps.measuring import gate, machine
 from sweeps.measuring.forward import forward_pass, random_clip
 from sweeps.measuring.options import RefusedError
 from sweeps.measuring.settings import settings
+from sweeps.measuring.steadiness import complaints, drift
 from sweeps.measuring.timing import clock_of, interleave, quantiles, warm_up
 from sweeps.run_config import MeasureConfig
 
@@ -57,7 +58,11 @@ def side_by_side(
         for step in steps.values():
             warm_up(step, clock, config)
         times = interleave(steps, clock, config.samples)
-        return times, machine.flags(before, machine.observe(device), device)
+        seen = machine.flags(before, machine.observe(device), device)
+    told = (
+        f"{name}: {said}" for name, samples in times.items() for said in complaints(samples, None, drift([samples]))
+    )
+    return times, [*seen, *told]
 
 
 def table(times: Mapping[str, Sequence[float]]) -> str:

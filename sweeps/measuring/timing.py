@@ -1,7 +1,8 @@
 """Timing a piece of work so that the number can be believed; knows neither networks nor configs of runs.
 
 A clock is never trusted on its word. The same work twice must take twice as long as once, and a pass that is waited
-for can't be quicker than one of many that are timed at their ends only.
+for can't be quicker than one of many that are timed at their ends only. Nor is a machine that is still getting quicker
+or slower: what is timed while it does is warm-up, as long as there is patience for that.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
+from sweeps.measuring.steadiness import DRIFT, drift
 from sweeps.run_config import MeasureConfig
 
 CANARY_RANGE = (1.8, 2.2)
@@ -20,6 +22,12 @@ ASYNCHRONOUS = 2.0
 """Above this ratio of unsynchronised to synchronised time of a pass the synchronised clock did not wait."""
 ATTEMPTS = 5
 """How often times are taken again when something speaks against them."""
+LEAST_WARMUP_MS = 500.0
+"""Warm-up takes at least this long: a GPU's clocks and a CPU's governor take their time, however short a pass is."""
+MOST_WARMUP = 10_000
+"""Passes of a warm-up that end it, whatever the clock says."""
+PATIENCE_MS = 60_000.0
+"""How long times that drift are taken again for; then they are reported, and that they drifted."""
 
 
 class Clock:
@@ -70,6 +78,8 @@ class Times:
         pass_ms: one pass of many without synchronising between them.
         start_ms: until a pass has been started, median; on a CPU that is all of it.
         canary_ratio: time of two passes over time of one.
+        drift: relative change of synchronised passes from the first after the warm-up to the last; 0 where chance would
+            do.
         doubt: why these times must not be believed; "" where nothing speaks against them.
     """
 
@@ -79,6 +89,7 @@ class Times:
     pass_ms: float
     start_ms: float
     canary_ratio: float
+    drift: float
     doubt: str
 
 
@@ -88,35 +99,50 @@ def quantiles(samples: Sequence[float], levels: Sequence[float]) -> list[float]:
 
 
 def time_passes(step: Callable[[], object], clock: Clock, config: MeasureConfig) -> Times:
-    """Warms up, then times `config.samples` passes each way; again where something speaks against the clock."""
+    """Warms up, then times `config.samples` passes each way; again where something speaks against clock or machine."""
+    began_ms = clock.now_ms()
+    few = max(5, config.samples // 4)
     warmup_ms, settled = warm_up(step, clock, config)
     for _ in range(ATTEMPTS):
-        canary_ratio = canary(step, clock, max(5, config.samples // 4))
+        canary_ratio, first_ms = canary(step, clock, few)
         samples_ms = [clock.time_ms(step) for _ in range(config.samples)]
         pass_ms = unsynchronised_ms(step, clock, config.samples)
+        last_ms = [clock.time_ms(step) for _ in range(few)]
+        trend = drift(
+            [first_ms, samples_ms, last_ms], starts=[0, 3 * few, 3 * few + 2 * config.samples], strides=[3, 1, 1]
+        )
         doubt = clock_doubt(statistics.median(samples_ms), pass_ms, canary_ratio)
-        if not doubt:
+        patient = clock.now_ms() - began_ms < PATIENCE_MS
+        if not doubt and not (abs(trend) > DRIFT and patient):
             break
-    start_ms = time_to_start_ms(step, clock, max(5, config.samples // 4))
-    return Times(warmup_ms, settled, samples_ms, pass_ms, start_ms, canary_ratio, doubt)
+    start_ms = time_to_start_ms(step, clock, few)
+    return Times(warmup_ms, settled, samples_ms, pass_ms, start_ms, canary_ratio, trend, doubt)
 
 
-def warm_up(step: Callable[[], object], clock: Clock, config: MeasureConfig) -> tuple[list[float], bool]:
-    """Runs `step` until its times settle, by the rule of `MeasureConfig`; returns them and whether they did."""
+def warm_up(
+    step: Callable[[], object], clock: Clock, config: MeasureConfig, least_ms: float = LEAST_WARMUP_MS
+) -> tuple[list[float], bool]:
+    """Runs `step` for `least_ms` and until its times settle, by the rule of `MeasureConfig`.
+
+    Returns:
+        The times, and whether they settled.
+    """
     times: list[float] = []
-    while len(times) < config.warmup_limit:
+    began_ms, took_ms = clock.now_ms(), 0.0
+    while (len(times) < config.warmup_limit or took_ms < least_ms) and len(times) < MOST_WARMUP:
         times.append(clock.time_ms(step))
-        if len(times) >= config.warmup:
+        took_ms = clock.now_ms() - began_ms
+        if len(times) >= config.warmup and took_ms >= least_ms:
             last, earlier = statistics.median(times[-3:]), statistics.median(times[-6:-3])
             if abs(last - earlier) <= config.settled * earlier:
                 return times, True
     return times, False
 
 
-def canary(step: Callable[[], object], clock: Clock, samples: int) -> float:
-    """How many times as long two passes take as one, by medians; an honest clock says two."""
+def canary(step: Callable[[], object], clock: Clock, samples: int) -> tuple[float, list[float]]:
+    """How many times as long two passes take as one, by medians, and the times of one; an honest clock says two."""
     times = interleave({"once": step, "twice": lambda: (step(), step())}, clock, samples)
-    return statistics.median(times["twice"]) / statistics.median(times["once"])
+    return statistics.median(times["twice"]) / statistics.median(times["once"]), times["once"]
 
 
 def interleave(variants: Mapping[str, Callable[[], object]], clock: Clock, samples: int) -> dict[str, list[float]]:

@@ -2,7 +2,6 @@
 
 import argparse
 import importlib
-import re
 import subprocess
 import sys
 

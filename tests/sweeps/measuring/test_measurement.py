@@ -138,7 +138,7 @@ def test_warm_up_lasts_until_times_settle():
         device.pass_ms = next(cooling, 5.0)
         device.step()
 
-    times, settled = timing.warm_up(step, device, MeasureConfig())
+    times, settled = timing.warm_up(step, device, MeasureConfig(), least_ms=0)
     assert settled
     assert times[-6:] == pytest.approx([10.1, 5.1, 5.1, 5.1, 5.1, 5.1])  # equal medians: one outlier doesn't count
 
@@ -188,7 +188,9 @@ def test_every_pass_has_the_threads_that_were_asked_for(model, threads):
 
 
 def test_fields_from_times():
-    times = timing.Times([], True, [float(n) for n in range(1, 12)], 4.0, start_ms=0.1, canary_ratio=2.0, doubt="")
+    times = timing.Times(
+        [], True, [float(n) for n in range(1, 12)], 4.0, start_ms=0.1, canary_ratio=2.0, drift=0.0, doubt=""
+    )
     assert measure.time_fields(times, batch_size=8) == {
         "latency_ms_p20": 3,
         "latency_ms_p50": 6,
