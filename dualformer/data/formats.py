@@ -226,9 +226,8 @@ def plain_list(source: Source) -> Listing:
         numbers = [number for _, _, label, _, _ in rows if (number := whole_number(label)) is not None]
         count = len(given) if given else 1 + max(numbers, default=-1)
         if count > MOST_CLASSES:
-            raise DataError(
-                f"{rows[numbers.index(count - 1)][3]}: label {count - 1}, of at most {MOST_CLASSES} classes"
-            )
+            place = rows[numbers.index(count - 1)][3]
+            raise DataError(f"{place}: label {count - 1}, and there can be {MOST_CLASSES} classes")
         classes = _Classes(given or [str(label) for label in range(count)], counted_from_1=0 not in numbers)
         labels = [classes.number(label, place) for _, _, label, place, _ in rows]
     else:

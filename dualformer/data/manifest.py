@@ -167,7 +167,7 @@ def _from_csv(path: Path) -> Manifest:
     labels = {name: label for label, name in enumerate(classes)}
     entries = tuple(
         Entry(
-            file=row["file"],
+            file=row["file"].removeprefix("./"),
             label=labels[row["label"]],
             split=_split_name(row["split"], path) if "split" in columns else None,
             recording=_recording(row),

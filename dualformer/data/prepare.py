@@ -23,7 +23,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
-from dualformer.data.csv_files import write_csv
+from dualformer.data.csv_files import inert, write_csv
 from dualformer.data.decoders import AUTO
 from dualformer.data.files import DataError, is_frame
 from dualformer.data.formats import Clip, Listing, Source, list_clips
@@ -160,7 +160,7 @@ def _file_in_manifest(videos: Path, file: str, folder: Path) -> str:
 
 def _row(file: str, clip: Clip, listing: Listing, info: VideoInfo, num_bytes: int, sha256: str) -> dict[str, Any]:
     return {
-        "file": file,
+        "file": f"./{file}" if inert(file) != file else file,  # the same path, and no formula to a spreadsheet
         "label": listing.classes[clip.label],
         "class_index": clip.label,
         "split": clip.split,

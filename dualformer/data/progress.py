@@ -23,7 +23,14 @@ class Progress:
     A thread tells, so that it is told as well while a single file takes long, or another process is waited for.
     """
 
-    def __init__(self, what: str, total: int, unit: str = "files", count: Callable[[], int] | None = None):
+    def __init__(
+        self,
+        what: str,
+        total: int,
+        unit: str = "files",
+        count: Callable[[], int] | None = None,
+        tells_end: bool = False,
+    ):
         """Prepares to tell.
 
         Args:
@@ -31,9 +38,10 @@ class Progress:
             total: how many pieces it has.
             unit: what the pieces are.
             count: says how many are done, where nobody calls `step`.
+            tells_end: whether the end is told even where it came within the first second.
         """
         self.what, self.total, self.unit, self.done = what, total, unit, 0
-        self._count = count
+        self._count, self._tells_end = count, tells_end
         self._over = threading.Event()
         self._told = False
 
@@ -46,7 +54,7 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         self._over.set()
         self._thread.join()
-        if self._told and self.done == self.total:
+        if (self._told or self._tells_end) and self.done == self.total:
             self._print()
 
     def step(self) -> None:

@@ -225,7 +225,7 @@ def _dots() -> np.ndarray:
 
 
 def _build(config: TwoScaleConfig, folder: Path) -> None:
-    with Progress("embedded data set: drawing and encoding", config.num_clips, "clips") as progress:
+    with Progress("embedded data set: drawing and encoding", config.num_clips, "clips", tells_end=True) as progress:
         rows = [_encode(config, folder, index, progress) for index in range(config.num_clips)]
     with open(folder / MANIFEST, "w", newline="") as file:
         writer = csv.writer(file)

@@ -248,7 +248,7 @@ HEADER = "label,youtube_id,time_start,time_end,split\n"
         (
             "kinetics",
             {"a.csv": HEADER + "x,one,0,10,train\ny,z,0,1,train"},
-            "1 of the 2 listed clips are not there, the first being z_000000_000001 .*; so there is no clip of class y, of 2",
+            "1 of the 2 listed clips are not there, the first being z_000000_000001 .*; so there is no clip of class y",
         ),
         ("kinetics", {}, "no annotations given"),
         ("list", {"a.txt": ""}, "a.txt: no clips listed"),
