@@ -132,8 +132,6 @@ def program() -> NoReturn:
         status: int | str | None = main()
     except SystemExit as end:
         status = end.code
-    except KeyboardInterrupt:
-        status = INTERRUPTED
     sys.exit(_printed(status))
 
 
