@@ -27,6 +27,8 @@ ROOT = Path(__file__).resolve().parent.parent
 if __name__ == "__main__":
     sys.path[0] = str(ROOT)
 
+from analysis.places import OUTPUT  # noqa: E402
+from dualformer.arguments import program  # noqa: E402
 from dualformer.config import nearest  # noqa: E402
 from dualformer.results import provenance, result_set, table  # noqa: E402
 from dualformer.results.code import Files, mixed_code  # noqa: E402
@@ -57,8 +59,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out",
         type=Path,
-        default=ROOT / "analysis" / "results",
-        help="folder of the tables (default: analysis/results)",
+        default=OUTPUT / "results",
+        help="folder of the tables (default: analysis/results of a checkout, build/results elsewhere)",
     )
     parser.add_argument(
         "--allow-mixed-code",
@@ -80,7 +82,7 @@ def run(options: argparse.Namespace) -> int:
             if not pairs:
                 print(f"{name}: none of its runs has finished, no table written")
     except (CollectError, OSError) as error:
-        print(f"collect: {error}", file=sys.stderr)
+        print(f"{program('collect')}: {error}", file=sys.stderr)
         return 2
     return 0
 

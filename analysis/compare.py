@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 
+from dualformer.arguments import program
 from dualformer.config import nearest
 from dualformer.results import result_set, statistics
 from dualformer.results.result import metrics, of_kind
@@ -80,6 +81,7 @@ class Pair:
         b: the metric of B's run.
         draws: bootstrap draws of b / a; None where no samples were kept.
         disturbed: what the two rows say disturbed their timing, in words.
+        edited: whether the two are other networks though they were chosen alike: a model's default was edited between.
     """
 
     label: str
@@ -87,6 +89,7 @@ class Pair:
     b: float
     draws: np.ndarray | None
     disturbed: tuple[str, ...] = ()
+    edited: bool = False
 
     @property
     def ratio(self) -> float:
@@ -119,7 +122,7 @@ def run(options: argparse.Namespace) -> int:
         a, b = read_side(options.a), read_side(options.b)
         pairs, left_out = compare(a, b, options.metric, options.across)
     except (CompareError, ResultSetError, OSError) as error:
-        print(f"compare: {error}", file=sys.stderr)
+        print(f"{program('compare')}: {error}", file=sys.stderr)
         return 2
     for letter, side in (("A", a), ("B", b)):
         commits = result_set.values(side.rows, "provenance.commit")
@@ -128,6 +131,8 @@ def run(options: argparse.Namespace) -> int:
     for pair in pairs:
         for flag in pair.disturbed:
             print(f"disturbed: {pair.label}: {flag}")
+        if pair.edited:
+            print(f"note: {pair.label}: not the same network in A and B, since a default of the model was edited")
     for reason in left_out:
         print(f"left out: {reason}")
     return 0
@@ -188,10 +193,17 @@ def compare(a: Side, b: Side, metric: str = LATENCY, across: Iterable[str] = ())
         of_a, of_b = (side.samples_ms.get(row["run_id"], []) for _, side, row in sides)
         draws = statistics.ratio_draws(of_b, of_a, random) if metric == LATENCY else None
         flags = tuple(f"{letter}: {flag}" for letter, _, row in sides for flag in result_set.flags(row))
-        pairs.append(Pair(label, row_a[metric], row_b[metric], draws, flags))
+        pairs.append(Pair(label, row_a[metric], row_b[metric], draws, flags, _is_edited(row_a, row_b)))
     if not pairs:
         raise CompareError(_no_pair(a, b, joined, left_out, metric))
     return pairs, left_out
+
+
+def _is_edited(a: Row, b: Row) -> bool:
+    """Whether two rows chose one network, spelt alike, and had two."""
+    chosen = [{name: value for name, value in row.items() if name.startswith("model.")} for row in (a, b)]
+    networks = [row.get("provenance.network") for row in (a, b)]
+    return None not in networks and networks[0] != networks[1] and chosen[0] == chosen[1]
 
 
 def _join(a: Side, b: Side, ignored: set[str]) -> tuple[list[tuple[Row, Row]], list[str]]:

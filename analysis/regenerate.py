@@ -20,20 +20,31 @@ ROOT = Path(__file__).resolve().parent.parent
 if __name__ == "__main__":
     sys.path[0] = str(ROOT)
 
+from analysis.places import OUTPUT  # noqa: E402
+from dualformer.arguments import program  # noqa: E402
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    default = [ROOT / "analysis" / "results"]
+    default = [OUTPUT / "results"]
     parser.add_argument(
         "--results",
         type=Path,
         nargs="+",
         default=default,
         metavar="DIR",
-        help="folders of tables, the first that has a grid goes first (default: analysis/results)",
+        help="folders of tables, the first that has a grid goes first (default: where collect writes)",
     )
-    parser.add_argument("--figures", type=Path, metavar="DIR", help="where figures go (default: analysis/figures)")
     parser.add_argument(
-        "--report", type=Path, metavar="FILE", help="default: analysis/report.html, or report.html in --figures"
+        "--figures",
+        type=Path,
+        metavar="DIR",
+        help="where figures go (default: analysis/figures of a checkout, build/figures elsewhere)",
+    )
+    parser.add_argument(
+        "--report",
+        type=Path,
+        metavar="FILE",
+        help="page to write (default: report.html beside the figures' folder, or in --figures)",
     )
 
 
@@ -41,17 +52,20 @@ def run(options: argparse.Namespace) -> int:
     """Draws and reports; returns the exit status."""
     from analysis import load, report  # here, so that --help doesn't wait for pandas and matplotlib
 
-    figures = (options.figures or ROOT / "analysis" / "figures").resolve()
-    page = (options.report or (figures if options.figures else ROOT / "analysis") / "report.html").resolve()
+    figures = (options.figures or OUTPUT / "figures").resolve()
+    page = (options.report or (figures if options.figures else OUTPUT) / "report.html").resolve()
     folders = [folder.resolve() for folder in options.results]
     try:
         results = report.load_all(folders)
     except load.LoadError as error:
-        print(f"regenerate: {error}", file=sys.stderr)
+        print(f"{program('regenerate')}: {error}", file=sys.stderr)
         return 2
     if not results:
         places = ", ".join(map(str, options.results))
-        print(f"regenerate: no result tables in {places}; analysis/collect.py writes them from runs", file=sys.stderr)
+        print(
+            f"{program('regenerate')}: no result tables in {places}; analysis/collect.py writes them from runs",
+            file=sys.stderr,
+        )
         return 2
     executed = [report.execute(path, folders, figures) for path in sorted(report.NOTEBOOKS.glob("*.ipynb"))]
     page.parent.mkdir(parents=True, exist_ok=True)

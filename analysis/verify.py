@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dualformer.arguments import program
 from dualformer.results import result_set, table
 from dualformer.results.code import mixed_code
 from dualformer.results.provenance import CIRCUMSTANCES
@@ -55,7 +56,7 @@ def run(options: argparse.Namespace) -> int:
     try:
         sets = result_set.read(options.results)
     except (ResultSetError, OSError) as error:
-        print(f"verify: {error}", file=sys.stderr)
+        print(f"{program('verify')}: {error}", file=sys.stderr)
         return 2
     status = 0
     for found in sets:

@@ -70,7 +70,7 @@ class VideoSwinConfig(ModelConfig):
             raise ConfigError(f"depths has {len(self.depths)} stages, num_heads has {len(self.num_heads)}")
         if min(self.embed_dim, *self.depths, *self.num_heads, *self.patch_size, *self.window_size) < 1:
             raise ConfigError("channels, depths, heads and sizes must be positive")
-        self.check_numbers(rates=("dropout", "drop_path_rate"), mlp_dims=(self.embed_dim,))
+        self.check_numbers(rates=("dropout", "drop_path_rate"), mlp_dims=(self.embed_dim,), mlp_ratio=self.mlp_ratio)
         for stage, heads in enumerate(self.num_heads):
             if self.stage_dim(stage) % heads:
                 raise ConfigError(f"{self.stage_dim(stage)} channels can't be split over {heads} heads")

@@ -45,7 +45,7 @@ class ViTConfig(ModelConfig):
         super().check()
         if min(self.patch_size, self.embed_dim, self.depth, self.num_heads) < 1:
             raise ConfigError("patch_size, embed_dim, depth and num_heads must be positive")
-        self.check_numbers(rates=("drop_path_rate",), mlp_dims=(self.embed_dim,))
+        self.check_numbers(rates=("drop_path_rate",), mlp_dims=(self.embed_dim,), mlp_ratio=self.mlp_ratio)
         if self.embed_dim % self.num_heads:
             raise ConfigError(f"{self.embed_dim} channels can't be split over {self.num_heads} heads")
         for side in self.crop_size:

@@ -6,11 +6,13 @@ A usage error ends with status 2 and one line on stderr that names the nearest v
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
 import math
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -43,7 +45,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(**{"formatter_class": HelpFormatter, "allow_abbrev": False, **options})
         self._words: list[str] = []
 
-    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> tuple[Any, list[str]]:
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         self._words = list(args or ())
         options, unknown = super().parse_known_args(args, namespace)
         if unknown:
@@ -80,6 +82,24 @@ class Parser(argparse.ArgumentParser):
             return f"'{word}' reads as an option: a file of this name is written ./{word}, or comes after --"
         close = difflib.get_close_matches(word, self._option_string_actions, n=1)
         return f"'{word}' is no option; did you mean '{close[0]}'?" if close else ""
+
+
+_program: ContextVar[str | None] = ContextVar("program", default=None)
+
+
+@contextlib.contextmanager
+def called_as(program: str) -> Iterator[None]:
+    """Inside, messages are in the name of `program`."""
+    token = _program.set(program)
+    try:
+        yield
+    finally:
+        _program.reset(token)
+
+
+def program(alone: str) -> str:
+    """Returns the name that a command's messages begin with: as it was called, or `alone` where it is a script."""
+    return _program.get() or alone
 
 
 def one_line(text: str) -> str:

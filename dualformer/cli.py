@@ -27,7 +27,7 @@ from types import ModuleType
 from typing import NoReturn
 
 from dualformer import __version__, suite
-from dualformer.arguments import Parser, one_line
+from dualformer.arguments import Parser, called_as, one_line
 
 INTERRUPTED = 128 + signal.SIGINT
 NOT_READ = 128 + 13  # SIGPIPE, which not every system has by name
@@ -56,7 +56,7 @@ class Command:
         """
         if self.module.partition(".")[0] in suite.PACKAGES:
             suite.ensure_importable()
-        return importlib.import_module(self.module.partition(":")[0])
+        return importlib.import_module(self.module)
 
     def add_to(self, parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
         """Gives a parser the command's description and options; returns what runs it."""
@@ -67,23 +67,10 @@ class Command:
 
     def run(self, words: Sequence[str]) -> int:
         """Runs the command with its words and returns its exit status."""
-        if (old := self._old_main()) is not None:
-            return old(words)
         parser = Parser(prog=f"dualformer {self.name}")
         run = self.add_to(parser)
-        return run(parser.parse_args(words))
-
-    def _old_main(self) -> Callable[[Sequence[str]], int] | None:
-        """The command as a function that reads the command line itself, where its module doesn't offer both parts."""
-        if hasattr(self.load(), "add_arguments"):
-            return None
-        main = getattr(self.load(), self.module.partition(":")[2] or "main")
-
-        def run(words: Sequence[str]) -> int:
-            sys.argv = [f"dualformer {self.name}", *words]
-            return main() or 0
-
-        return run
+        with called_as(parser.prog):
+            return run(parser.parse_args(words))
 
 
 COMMANDS = {
@@ -97,10 +84,10 @@ COMMANDS = {
         Command("roofline", "models", "sweeps.measuring.roofline", "compare times with what the machine allows"),
         Command("max-batch", "models", "sweeps.measuring.max_batch", "find the largest batch that fits a GPU"),
         Command("launch", "sweeps", "sweeps.launching.launcher", "run a grid, here or on a cluster"),
-        Command("status", "sweeps", "sweeps.launching.run_status", "show where the runs of a sweep stand"),
-        Command("logs", "sweeps", "sweeps.launching.manage:logs", "print what a run printed"),
-        Command("cancel", "sweeps", "sweeps.launching.manage:cancel", "end runs, or keep them from starting"),
-        Command("retry", "sweeps", "sweeps.launching.manage:retry", "compute runs again that are not ok"),
+        Command("status", "sweeps", "sweeps.launching.status", "show where the runs of a sweep stand"),
+        Command("logs", "sweeps", "sweeps.launching.logs", "print what a run printed"),
+        Command("cancel", "sweeps", "sweeps.launching.cancel", "end runs, or keep them from starting"),
+        Command("retry", "sweeps", "sweeps.launching.retry", "compute runs again that are not ok"),
         Command("cost", "sweeps", "sweeps.measuring.cost", "tell hours and energy of a grid beforehand"),
         Command("collect", "results", "analysis.collect", "turn run folders into one table per grid and device"),
         Command("figures", "results", "analysis.regenerate", "draw all figures and the report from the tables"),
@@ -142,11 +129,9 @@ def program() -> NoReturn:
     """Runs the command line of this process and ends it."""
     _complete()
     try:
-        status = main()
+        status: int | str | None = main()
     except SystemExit as end:
         status = end.code
-    except KeyboardInterrupt:
-        status = INTERRUPTED
     sys.exit(_printed(status))
 
 
@@ -174,12 +159,17 @@ def _errors_as_status(program: str) -> Iterator[_Outcome]:
 
 def _is_for_the_user(error: Exception) -> bool:
     """Whether an error tells of the world or of what was asked for, and not of a mistake in the code."""
-    ours = type(error).__module__.partition(".")[0] in ("dualformer", "baselines", *suite.PACKAGES)
-    return ours or isinstance(error, (ValueError, OSError, ImportError, RuntimeError, MemoryError))
+    return _is_ours(type(error).__module__) or isinstance(
+        error, (ValueError, OSError, ImportError, RuntimeError, MemoryError)
+    )
+
+
+def _is_ours(module: str) -> bool:
+    return module.partition(".")[0] in ("dualformer", "baselines", *suite.PACKAGES)
 
 
 def _text(error: Exception) -> str:
-    if isinstance(error, ModuleNotFoundError) and error.name:
+    if isinstance(error, ModuleNotFoundError) and error.name and not _is_ours(error.name):
         return f"needs the package '{error.name.partition('.')[0]}', which is not installed ({error})"
     return str(error) or type(error).__name__
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from dualformer import suite
 from dualformer.registry import list_models
@@ -25,59 +26,62 @@ def attach(parser: argparse.ArgumentParser, command: str = "") -> None:
             action.completer = completer  # type: ignore[attr-defined] # the attribute that argcomplete reads
 
 
-def models(prefix: str = "", **_: object) -> list[str]:
+def models(prefix: str = "", **_: Any) -> list[str]:
     """Names of models."""
     return [name for name in list_models() if name.startswith(prefix)]
 
 
-def grids(prefix: str = "", **_: object) -> list[str]:
+def grids(prefix: str = "", **_: Any) -> list[str]:
     """The project's grids, and grid files and folders of the place where the shell is."""
     own = [path.name for path in (suite.folder() / "sweeps" / "grids").glob("*.yaml")]
     return [name for name in [*sorted(own), *_paths(prefix, ".yaml")] if name.startswith(prefix)]
 
 
-def profiles(prefix: str = "", **_: object) -> list[str]:
+def profiles(prefix: str = "", **_: Any) -> list[str]:
     """The project's cluster profiles, and files and folders of the place where the shell is."""
     own = [path.stem for path in (suite.folder() / "slurm" / "profiles").glob("*.yaml")]
     return [name for name in [*sorted(own), *_paths(prefix, ".yaml")] if name.startswith(prefix)]
 
 
-def runs(prefix: str = "", parsed_args: argparse.Namespace | None = None, **_: object) -> list[str]:
+def runs(prefix: str = "", parsed_args: argparse.Namespace | None = None, **_: Any) -> list[str]:
     """Ids of the runs in the folder that `--runs` names."""
     folder = Path(getattr(parsed_args, "runs", None) or "runs")
     return sorted(path.parent.name for path in folder.glob(f"{prefix}*/config.json"))
 
 
-def launched(prefix: str = "", parsed_args: argparse.Namespace | None = None, **_: object) -> list[str]:
+def launched(prefix: str = "", parsed_args: argparse.Namespace | None = None, **_: Any) -> list[str]:
     """Grids that were launched into the folder that `--runs` names."""
     folder = Path(getattr(parsed_args, "runs", None) or "runs")
     return sorted(path.name.removesuffix(".grid.json") for path in folder.glob(f"{prefix}*.grid.json"))
 
 
-def runs_and_launched(prefix: str = "", **known: object) -> list[str]:
+def runs_and_launched(prefix: str = "", **known: Any) -> list[str]:
     """Ids of runs, and grids that were launched."""
     return [*runs(prefix, **known), *launched(prefix, **known)]
 
 
-def assignments(prefix: str = "", **_: object) -> list[str]:
+def assignments(prefix: str = "", **_: Any) -> list[str]:
     """Config fields as `field=`, and after the equals sign the values of those that have few."""
     suite.ensure_importable()
-    from sweeps.fields import choices, describe_fields
+    from sweeps.fields import choices
+    from sweeps.run_config import describe_fields
 
-    field, equals, _value = prefix.partition("=")
+    field, equals, value = prefix.partition("=")
     known = {item.path: item for item in describe_fields()}
+    if field == "model.attention" and equals:
+        return [f"{field}={pattern}" for pattern in letters(value)]
     if equals:
         values = list_models() if field == "model.name" else choices(known[field]) if field in known else ()
         return [f"{field}={value}" for value in values if f"{field}={value}".startswith(prefix)]
     return [f"{path}=" for path in known if path.startswith(prefix)]
 
 
-def fields(prefix: str = "", **_: object) -> list[str]:
+def fields(prefix: str = "", **_: Any) -> list[str]:
     """Config fields."""
     return [text.removesuffix("=") for text in assignments(prefix) if "=" not in prefix]
 
 
-def letters(prefix: str = "", **_: object) -> list[str]:
+def letters(prefix: str = "", **_: Any) -> list[str]:
     """Patterns that go on from what is typed by one letter of an attention."""
     from dualformer import attention
 
@@ -92,7 +96,7 @@ def _paths(prefix: str, suffix: str) -> list[str]:
     return [f"{name}/" if path.is_dir() else name for path, name in names if not path.name.startswith(".")]
 
 
-def models_and_letters(prefix: str = "", **_: object) -> list[str]:
+def models_and_letters(prefix: str = "", **_: Any) -> list[str]:
     """Names of models and letters of attentions, for what checks either."""
     return [*models(prefix), *(letters() if not prefix else [])]
 
@@ -112,7 +116,7 @@ _BY_COMMAND: dict[tuple[str, str], Completer] = {
     ("roofline", "model"): models,
     ("max-batch", "model"): models,
     ("side-by-side", "networks"): models,
-    ("check", "what"): models_and_letters,
+    ("check", "thing"): models_and_letters,
     ("fields", "pattern"): fields,
     ("status", "--grid"): launched,
     ("collect", "--grid"): launched,

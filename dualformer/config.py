@@ -12,11 +12,10 @@ import difflib
 import functools
 import json
 import typing
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Self
+from collections.abc import Hashable, Iterable, Iterator, Mapping
+from typing import Any, Self, cast
 
 import pydantic
-
 
 _MOST_PARENTS = 20
 _MOST_ERRORS = 20
@@ -72,8 +71,9 @@ class Config:
         Raises:
             ConfigError: names every offending field by its dotted path, with the nearest valid name.
         """
+        adapter: pydantic.TypeAdapter[Self] = _adapter(cast(Hashable, cls))  # mypy takes a class for its instances
         try:
-            return _adapter(cls).validate_json(json.dumps(values))
+            return adapter.validate_json(json.dumps(values))
         except pydantic.ValidationError as error:
             raise ConfigError("\n".join(_explain(cls, item) for item in error.errors()[:_MOST_ERRORS])) from None
 
@@ -118,7 +118,7 @@ def freeze(value: Any) -> Any:
 
 
 @functools.cache
-def _adapter(cls: type) -> pydantic.TypeAdapter:
+def _adapter(cls: Any) -> pydantic.TypeAdapter[Any]:
     """The checker of a class: milliseconds to make, microseconds to use."""
     return pydantic.TypeAdapter(cls)
 
@@ -191,7 +191,8 @@ def _explain(cls: type, item: Mapping[str, Any]) -> str:
 def _class_at(cls: type, parents: Iterable[Any]) -> type | None:
     """The config class that a path of field names leads to, None where it leads into something else."""
     for name in parents:
-        cls = typing.get_type_hints(cls).get(name)
-        if not dataclasses.is_dataclass(cls):
+        inner = typing.get_type_hints(cls).get(name)
+        if not (isinstance(inner, type) and dataclasses.is_dataclass(inner)):
             return None
+        cls = inner
     return cls

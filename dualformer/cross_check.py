@@ -19,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dualformer.macs import closed_form, count_macs
 from dualformer.model_config import ModelConfig
+from dualformer.model_contract import config_of
 
 aten = torch.ops.aten
 
@@ -136,7 +137,7 @@ def _built(config: ModelConfig, device: str) -> nn.Module:
 
 def _clip(model: nn.Module) -> torch.Tensor:
     device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
-    return torch.zeros(1, *model.config.clip_shape, device=device)
+    return torch.zeros(1, *config_of(model).clip_shape, device=device)
 
 
 def _first_argument(model: nn.Module) -> str:

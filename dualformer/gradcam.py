@@ -7,13 +7,13 @@ the average over height and width taken over time as well.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dualformer.model_contract import name_of, need, part
+from dualformer.model_contract import name_of, need, part, unwrapped
 
 
 def gradcam(model: nn.Module, clip: Tensor, target: int | None = None) -> tuple[Tensor, Tensor]:
@@ -50,7 +50,6 @@ def _logits_and_map(model: nn.Module, clip: Tensor) -> tuple[Tensor, Tensor]:
     """Logits and map of one pass, the map a part of the logits' graph where they are made of it."""
     if (both := part(model, "logits_and_features")) is not None:
         return both(clip)
-    need(model, "forward_features", "Grad-CAM")
     with _recorded(model) as maps:
         logits = model(clip)
     if not maps:
@@ -65,14 +64,16 @@ def _not_pooled(model: nn.Module) -> ValueError:
 @contextlib.contextmanager
 def _recorded(model: nn.Module) -> Iterator[list[Tensor]]:
     """Gives a list that fills with what the model's `forward_features` returns."""
-    maps, compute = [], model.forward_features
+    maps: list[Tensor] = []
+    compute: Callable[[Tensor], Tensor] = need(model, "forward_features", "Grad-CAM")
 
     def forward_features(clip: Tensor) -> Tensor:
         maps.append(compute(clip))
         return maps[-1]
 
-    model.forward_features = forward_features  # an instance attribute shadows the method
+    attributes = vars(unwrapped(model))
+    attributes["forward_features"] = forward_features  # an instance attribute shadows the method
     try:
         yield maps
     finally:
-        del model.forward_features
+        del attributes["forward_features"]

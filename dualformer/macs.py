@@ -30,7 +30,7 @@ from torch.utils.module_tracker import ModuleTracker
 from dualformer.adapter import AdaptedConfig
 from dualformer.meta import no_memory
 from dualformer.model_config import ModelConfig
-from dualformer.model_contract import head_name, need, part, unwrapped
+from dualformer.model_contract import config_of, head_name, need, part, unwrapped
 from dualformer.registry import model_config
 
 aten = torch.ops.aten
@@ -176,7 +176,7 @@ def _network(model_or_name: nn.Module | str, changes: Mapping[str, Any]) -> nn.M
     if changes or isinstance(model_or_name, str):
         return _skeleton(model_or_name, changes)
     model = unwrapped(model_or_name)
-    _config(model)
+    config_of(model)
     return model
 
 
@@ -185,7 +185,7 @@ def _skeleton(model_or_name: nn.Module | str, changes: Mapping[str, Any]) -> nn.
     if isinstance(model_or_name, str):
         config = model_config(model_or_name, **changes)
     else:
-        config = _config(unwrapped(model_or_name))
+        config = config_of(unwrapped(model_or_name))
         if changes:
             config = model_config(**{**_rebuildable(config).to_dict(), **changes})
     with no_memory():
@@ -197,12 +197,6 @@ def _rebuildable(config: ModelConfig) -> ModelConfig:
     if isinstance(config, AdaptedConfig):
         config.build()
     return config
-
-
-def _config(model: nn.Module) -> ModelConfig:
-    if not isinstance(getattr(model, "config", None), ModelConfig):
-        raise TypeError(f"{type(model).__name__} has no config of a model, so the shape of its clip isn't known")
-    return model.config
 
 
 def _on_twins(model: nn.Module, work: Callable[[Callable[[], Tensor], _Counter], Any]) -> Any:
@@ -223,7 +217,7 @@ def _on_twins(model: nn.Module, work: Callable[[Callable[[], Tensor], _Counter],
 def _counted(model: nn.Module, work: Callable[[Callable[[], Tensor], _Counter], Any], device: str) -> Any:
     tensors = {name: _twin(tensor, device) for name, tensor in _tensors(model).items()}
     dtype = next((t.dtype for t in tensors.values() if t.is_floating_point()), torch.get_default_dtype())
-    clip = torch.zeros(1, *model.config.clip_shape, device=device, dtype=dtype)
+    clip = torch.zeros(1, *config_of(model).clip_shape, device=device, dtype=dtype)
     counter = _Counter(meta=device == "meta")
     step = _Step(model, work, counter)
     with contextlib.ExitStack() as stack:
@@ -322,7 +316,9 @@ class _LinearAsOneProduct(TorchFunctionMode):
     an accident of memory layout.
     """
 
-    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         if func is functional.linear:
             return _linear(*args, **kwargs or {})
         return func(*args, **kwargs or {})
@@ -342,7 +338,9 @@ class _Counter(TorchDispatchMode):
         self.modules = ModuleTracker()
         self.by_module: dict[str, Counter[str]] = defaultdict(Counter)
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         kwargs = kwargs or {}
         packet = func._overloadpacket
         out = self.shapes.get(packet, func)(*args, **kwargs)
@@ -359,7 +357,7 @@ class _Counter(TorchDispatchMode):
         return out
 
 
-def _macs_of(packet: Any, args: tuple, kwargs: Mapping[str, Any], out: Any) -> int:
+def _macs_of(packet: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> int:
     """What an operator costs by our formulas, else by half the FLOPs of torch's."""
     if packet in MACS:
         return MACS[packet](*args, **kwargs)
@@ -404,7 +402,7 @@ BATCH_NORMS = (
 CONVOLUTIONS = (aten.convolution, aten._convolution, aten.cudnn_convolution, aten.convolution_backward)
 
 # Costs that torch doesn't know or has wrong.
-MACS = {
+MACS: dict[Any, Callable[..., int]] = {
     aten.native_layer_norm: _layer_norm,
     aten.native_group_norm: _group_norm,
     **({aten._fused_rms_norm: _layer_norm} if hasattr(aten, "_fused_rms_norm") else {}),
@@ -464,7 +462,8 @@ _FREE_BY_REASON = {
     "they go back through a norm, which isn't matrix work": """
         native_layer_norm_backward native_batch_norm_backward native_group_norm_backward _fused_rms_norm_backward
         batch_norm_backward cudnn_batch_norm_backward""",
-    "they check": "_assert_async _assert_tensor_metadata sym_size is_same_size",
+    "they ask for a value, or check one": """
+        _local_scalar_dense item _assert_async _assert_tensor_metadata sym_size is_same_size""",
 }
 
 FREE = {getattr(aten, name) for names in _FREE_BY_REASON.values() for name in names.split() if hasattr(aten, name)}

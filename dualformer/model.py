@@ -105,7 +105,7 @@ class DualFormerConfig(ModelConfig):
         if min(*self.embed_dims, *self.depths, *self.num_heads, *(n for size in sizes if size for n in size)) < 1:
             raise ConfigError("channels, depths, heads and sizes must be positive")
         rates = ("dropout", "projection_dropout", "attention_dropout", "drop_path_rate")
-        self.check_numbers(rates=rates, mlp_dims=self.embed_dims)
+        self.check_numbers(rates=rates, mlp_dims=self.embed_dims, mlp_ratio=self.mlp_ratio)
         for stage in range(len(self.depths)):
             self.stage_place(stage)
         if self.attention_options or self.position == "relative":

@@ -38,18 +38,19 @@ class ModelConfig(Config):
             if value < 1:
                 raise ConfigError(f"{field} must be positive, got {getattr(self, field)}")
 
-    def check_numbers(self, *, rates: Sequence[str], mlp_dims: Sequence[int]) -> None:
+    def check_numbers(self, *, rates: Sequence[str], mlp_dims: Sequence[int], mlp_ratio: float) -> None:
         """Raises `ConfigError` where torch would refuse to build the network, or build one that computes nothing.
 
         Args:
             rates: names of the fields that are shares of what is dropped.
-            mlp_dims: channels of each MLP, which `mlp_ratio` multiplies.
+            mlp_dims: channels of each MLP.
+            mlp_ratio: hidden channels of each over its channels.
         """
         for field in rates:
             if not 0 <= getattr(self, field) < 1:
                 raise ConfigError(f"{field} must be at least 0 and below 1, got {getattr(self, field)}")
-        if not 0 < self.mlp_ratio < math.inf or min(mlp_dims) * self.mlp_ratio < 1:
-            raise ConfigError(f"mlp_ratio {self.mlp_ratio} leaves {min(mlp_dims)} channels no hidden ones")
+        if not 0 < mlp_ratio < math.inf or min(mlp_dims) * mlp_ratio < 1:
+            raise ConfigError(f"mlp_ratio {mlp_ratio} leaves {min(mlp_dims)} channels no hidden ones")
 
     @property
     def clip_shape(self) -> tuple[int, int, int, int]:

@@ -65,8 +65,8 @@ def part(model: nn.Module, name: str) -> Any:
     if name == "blocks":
         return blocks(model) or None
     if name == "closed_form":
-        return model.config.matrix_work if has_closed_form(model.config) else None
-    return getattr(model.config if name in _OF_CONFIG else model, name, None)
+        return config_of(model).matrix_work if has_closed_form(config_of(model)) else None
+    return getattr(config_of(model) if name in _OF_CONFIG else model, name, None)
 
 
 def need(model: nn.Module, name: str, purpose: str) -> Any:
@@ -108,6 +108,18 @@ def blocks(model: nn.Module) -> list[nn.Module]:
         if isinstance(modules, nn.ModuleList) and name.split(".")[-1] == "blocks"
         for block in modules
     ]
+
+
+def config_of(model: nn.Module) -> ModelConfig:
+    """Returns a model's config.
+
+    Raises:
+        TypeError: it has none.
+    """
+    config = getattr(unwrapped(model), "config", None)
+    if not isinstance(config, ModelConfig):
+        raise TypeError(f"{type(model).__name__} has no config of a model, so the shape of its clip isn't known")
+    return config
 
 
 def head_name(model: nn.Module) -> str | None:

@@ -167,7 +167,7 @@ def _is_utf8(text: str) -> bool:
     return True
 
 
-def _error(message: str, place: yaml.Node | yaml.Event) -> yaml.YAMLError:
+def _error(message: str, place: Any) -> yaml.YAMLError:
     return yaml.constructor.ConstructorError(None, None, message, place.start_mark)
 
 

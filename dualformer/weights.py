@@ -3,7 +3,7 @@
 What a layout looks like is data beside each model (`weight_layouts`), and so is which of its weights have a shape that
 follows from the clip size and may be interpolated (`clip_sized`). This module knows no model.
 
-Files are opened without running any code they might carry: `.safetensors`, or torch's own format with `weights_only`.
+How files are opened, and which sets of weights they may hold, is in `checkpoint_files`.
 """
 
 from __future__ import annotations
@@ -11,34 +11,24 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-import pickle
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from dualformer.checkpoint_files import State, WeightsError, chosen_set, open_checkpoint, shown, unwrapped, weight_sets
 from dualformer.model_config import ModelConfig
-from dualformer.model_contract import need, part
+from dualformer.model_contract import config_of, need, part
 from dualformer.registry import model_config
 
 logger = logging.getLogger(__name__)
 
-State = dict[str, Tensor]
 Size = tuple[int, int, int]
 
-WRAPPERS = ("state_dict", "model_state", "model")  # where training frameworks keep the weights of a checkpoint
-TORCH_SUFFIXES = (".pth", ".pt", ".pyth", ".bin", ".ckpt")
-NAMES_SHOWN = 5
-
-
-class WeightsError(ValueError):
-    """A checkpoint that can't be opened, isn't recognised or doesn't fit the model. The model is left as it was."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,7 +51,7 @@ class WeightLayout:
     rename: tuple[tuple[str, str], ...] = ()
     ignored: tuple[str, ...] = ()
     absent: tuple[str, ...] = ()
-    convert: Callable[[State, nn.Module], State] | None = None
+    convert: Callable[[State, Any], State] | None = None
 
     def recognises(self, state: Mapping[str, Tensor]) -> bool:
         return any(re.search(self.has, key) and self.ndim in (None, value.ndim) for key, value in state.items())
@@ -70,6 +60,10 @@ class WeightLayout:
         """Returns the checkpoint's entries under the model's names."""
         renamed = {self._own_name(key): value for key, value in state.items() if not _matches(key, self.ignored)}
         return self.convert(renamed, model) if self.convert else renamed
+
+    def num_known(self, state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> int:
+        """Returns how many entries have a name of the model's after renaming."""
+        return sum(self._own_name(key) in own for key in state if not _matches(key, self.ignored))
 
     def _own_name(self, key: str) -> str:
         for pattern, replacement in self.rename:
@@ -126,7 +120,8 @@ class PositionTable:
     def _likely_grids(self, table: Tensor, cells: int, config: ModelConfig) -> list[Size]:
         """The grid the table's own axes spell, the published one, ones that differ only in time or (square) space."""
         if table.ndim == 4:
-            return [tuple(table.shape[:3])]
+            t, h, w = table.shape[:3]
+            return [(t, h, w)]
         t, h, w = self.grid(config)
         published = self.grid(model_config(config.name))
         side = math.isqrt(cells // t)
@@ -168,6 +163,9 @@ class LoadReport:
         unexpected: the checkpoint's entries, under the model's way of naming, that the model has no place for.
         kept: the model's names that kept their values because the layout doesn't carry them or the caller said so.
         notes: everything that was not a plain copy, in words.
+        sets: names of all sets of weights that the source holds, such as `model` and `model_ema`; "" is the source
+            itself.
+        taken: the one of them that was loaded.
     """
 
     layout: str
@@ -176,10 +174,12 @@ class LoadReport:
     unexpected: tuple[str, ...]
     kept: tuple[str, ...]
     notes: tuple[str, ...]
+    sets: tuple[str, ...] = ("",)
+    taken: str = ""
 
     def __str__(self) -> str:
         lists = [
-            f"{len(names)} {what}{_shown(names)}"
+            f"{len(names)} {what}{shown(names)}"
             for what, names in (("missing", self.missing), ("unexpected", self.unexpected), ("kept", self.kept))
             if names
         ]
@@ -193,32 +193,37 @@ def load_weights(
     strict: bool = True,
     replace_head: bool = False,
     interpolate: bool | Mapping[str, Any] = False,
+    weight_set: str | None = None,
 ) -> LoadReport:
     """Loads weights of any layout that the model declares, or none of them.
 
     Args:
         model: a model of `create_model`.
-        source: a file (`.safetensors`, or torch's `.pth .pt .pyth .bin .ckpt`), or a mapping of names to tensors;
-            either may be wrapped as training frameworks do (`state_dict`, `model_state`, `model`).
+        source: a file (safetensors, or torch's own format; or the `.index.json` of one in several parts), or a mapping
+            of names to tensors; either may be wrapped as training frameworks do (see `checkpoint_files`).
         strict: whether a missing or an unexpected entry is an error. A wrong shape always is.
         replace_head: leave the checkpoint's classification head out and keep the model's, whatever its class count.
             Nothing else is affected.
         interpolate: resize position tables, time embeddings and pooling kernels to the model's clip size. True takes
             a table to come from the published size, or from one that differs from the model's only in time or only in
             (square) space; fields of the config that learned it, such as `{"num_frames": 8}`, leave nothing to guess.
+        weight_set: which weights to take where the source holds several sets, such as `model_ema` beside `model`. None
+            takes those that were trained, rather than their average; the report names all.
 
     Returns:
         What was matched, missing, unexpected, kept and changed; `str(report)` is one line of it.
 
     Raises:
-        WeightsError: the source can't be opened safely, has no known layout or doesn't fit; names are listed.
+        WeightsError: the source can't be opened safely, has no known layout, doesn't fit, or holds what is no number;
+            names are listed.
         FileNotFoundError: there is no such file.
     """
-    state = _read(source)
+    sets = weight_sets(source if isinstance(source, Mapping) else open_checkpoint(Path(source)))
+    taken = chosen_set(sets, weight_set)
     own = model.state_dict()
-    layout = _recognise(model, state)
+    layout, state = _recognise(model, sets[taken], own)
     entries = layout.translate(state, model)
-    notes = []
+    notes = _other_sets(sets, taken)
     head = _head_entries(model)
     if replace_head:
         need(model, "head", "replacing the head")
@@ -226,9 +231,10 @@ def load_weights(
         count = len(left_out[0]) if left_out else 0
         notes.append(f"head replaced: the checkpoint's {count} classes left out, {len(own[head[0]])} start anew")
     if interpolate is not False:
-        learned_by = None if interpolate is True else _changed(model.config, interpolate)
+        learned_by = None if interpolate is True else _changed(config_of(model), interpolate)
         notes += _resize(model, entries, own, learned_by)
     report = _compare(layout, entries, own, kept=head if replace_head else (), notes=notes)
+    report = dataclasses.replace(report, sets=tuple(sets), taken=taken)
     _check(report, entries, own, strict, model)
     model.load_state_dict({name: entries[name] for name in report.matched}, strict=False)
     logger.info("%s: %s", type(model).__name__, report)
@@ -250,41 +256,9 @@ def inflate(state: State, model: nn.Module) -> State:
     return inflated
 
 
-def _read(source: str | Path | Mapping[str, Any]) -> State:
-    """The tensors of a file or mapping, without wrappers and without the prefix of parallel training."""
-    content = source if isinstance(source, Mapping) else _open(Path(source))
-    for wrapper in WRAPPERS:
-        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
-    state = {}
-    if isinstance(content, Mapping):
-        state = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
-    if not state:
-        seen = f"a mapping of {_shown(content)[2:]}" if isinstance(content, Mapping) else type(content).__name__
-        raise WeightsError(f"no tensors by name found; got {seen}")
-    return {key.removeprefix("module."): value for key, value in state.items()}
-
-
-def _open(path: Path) -> Any:
-    if not path.is_file():
-        raise FileNotFoundError(f"no weights file {path}")
-    if path.suffix == ".safetensors":
-        try:
-            return safetensors.torch.load_file(path)
-        except safetensors.SafetensorError as error:
-            raise WeightsError(f"{path} is no safetensors file: {error}") from None
-    if path.suffix not in TORCH_SUFFIXES:
-        raise WeightsError(f"{path}: unknown kind of file; known are .safetensors {' '.join(TORCH_SUFFIXES)}")
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        reason = str(error).strip().splitlines()[0]
-        raise WeightsError(
-            f"{path} holds more than tensors and plain data, and opening it could run its code, so it was not opened; "
-            f"save its state_dict alone ({reason})"
-        ) from None
-    except (RuntimeError, EOFError, OSError) as error:
-        raise WeightsError(f"{path} is broken: {error}") from None
+def _other_sets(sets: Mapping[str, State], taken: str) -> list[str]:
+    others = [repr(name) for name in sets if name != taken]
+    return [f"took '{taken}', and left {', '.join(others)} (weight_set takes another)"] if others else []
 
 
 def _head_entries(model: nn.Module) -> tuple[str, ...]:
@@ -294,14 +268,19 @@ def _head_entries(model: nn.Module) -> tuple[str, ...]:
     return tuple(name for name, tensor in model.state_dict(keep_vars=True).items() if id(tensor) in tensors)
 
 
-def _recognise(model: nn.Module, state: State) -> WeightLayout:
+def _recognise(model: nn.Module, state: State, own: State) -> tuple[WeightLayout, State]:
+    """The layout of a checkpoint, and its entries without what wrappers put before their names.
+
+    A prefix may be a wrapper's or part of a layout (`model.` is both), so each way of spelling the names is tried, and
+    the one taken gives the model most of its names; the first of several.
+    """
     layouts: tuple[WeightLayout, ...] = part(model, "weight_layouts") or (OWN_LAYOUT,)
-    for layout in layouts:
-        if layout.recognises(state):
-            return layout
+    candidates = [(layout, spelt) for spelt in unwrapped(state) for layout in layouts if layout.recognises(spelt)]
+    if candidates:
+        return max(candidates, key=lambda candidate: candidate[0].num_known(candidate[1], own))
     known = ", ".join(layout.name for layout in layouts) or "none"
     raise WeightsError(
-        f"no known layout of {type(model).__name__} (known: {known}); saw {len(state)} entries{_shown(state)}"
+        f"no known layout of {type(model).__name__} (known: {known}); saw {len(state)} entries{shown(state)}"
     )
 
 
@@ -316,7 +295,7 @@ def _resize(model: nn.Module, entries: State, own: State, learned_by: ModelConfi
     for name, tensor in entries.items():
         sized = _clip_sized(model, name)
         if name in own and sized:
-            entries[name] = sized.resize(tensor, own[name], model.config, learned_by)
+            entries[name] = sized.resize(tensor, own[name], config_of(model), learned_by)
             if entries[name] is not tensor:
                 notes.append(f"{name} interpolated from {list(tensor.shape)} to {list(own[name].shape)}")
     return notes
@@ -349,7 +328,9 @@ def _check(report: LoadReport, entries: State, own: State, strict: bool, model: 
             hints.append("replace_head=True loads everything but the head")
         if any(_clip_sized(model, name) for name in wrong):
             hints.append("interpolate=True resizes what follows from the clip size")
-        raise WeightsError("; ".join([f"{len(wrong)} entries of another shape{_shown(shapes)}", *hints]))
+        raise WeightsError("; ".join([f"{len(wrong)} entries of another shape{shown(shapes)}", *hints]))
+    if broken := [name for name in report.matched if not _finite(entries[name])]:
+        raise WeightsError(f"{len(broken)} entries hold NaN or infinity{shown(broken)}")
     if strict and (report.missing or report.unexpected):
         raise WeightsError(f"the checkpoint doesn't fit ({report}); strict=False loads what matches")
 
@@ -366,8 +347,5 @@ def _matches(name: str, patterns: tuple[str, ...]) -> bool:
     return any(re.search(pattern, name) for pattern in patterns)
 
 
-def _shown(names: Any) -> str:
-    """`: a, b, c and 7 more` for the first few names."""
-    names = list(map(str, names))
-    more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
-    return f": {', '.join(names[:NAMES_SHOWN])}{more}"
+def _finite(tensor: Tensor) -> bool:
+    return tensor.is_meta or not tensor.is_floating_point() or bool(tensor.isfinite().all())

@@ -40,6 +40,14 @@ need_programs() {
     [ ${#dir} -le 60 ] || fail "CLUSTER_DIR may have 60 characters at most, or no job can start: $dir"
 }
 
+# Root writes here, and temporary folders are everybody's: what somebody else made, or can change, is not used.
+own_folder() {
+    [ ! -L "$dir" ] || fail "$dir is a link, which somebody else may have put there; choose another CLUSTER_DIR"
+    mkdir -p -m 755 "$dir"
+    [ -O "$dir" ] || fail "$dir belongs to $(stat -c %U "$dir"); choose another CLUSTER_DIR"
+    [ -z "$(find "$dir" -maxdepth 0 -perm /022)" ] || fail "others may write to $dir; choose another CLUSTER_DIR"
+}
+
 wait_for() { # SECONDS COMMAND...: until the command succeeds
     local tries=$(($1 * 5)); shift
     while ! "$@" > /dev/null 2>&1; do
@@ -205,6 +213,7 @@ all_nodes_ready() { [ "$(sinfo -h -N -p normal -t idle,mix,alloc -o %N | sort -u
 
 up() {
     need_programs
+    own_folder
     write_configuration
     start_munge
     [ "$accounting" = 0 ] || start_accounting

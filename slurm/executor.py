@@ -6,9 +6,10 @@ import abc
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from slurm.job_id import JobId
+from slurm.profile import Profile
 from slurm.task import Task
 
 Resources = Mapping[str, int | float | None]
@@ -39,6 +40,18 @@ class Executor(abc.ABC):
     redirects_output: ClassVar[bool] = True
     expects_snapshot: ClassVar[bool] = True
     unfit_folder: ClassVar[str] = r"%[jtAa]"
+
+    @classmethod
+    @abc.abstractmethod
+    def make(cls, folder: Path, profile: Profile, *, threads: int, code: Path) -> Self:
+        """Returns an executor.
+
+        Args:
+            folder: takes submitit's files.
+            profile: what the place offers.
+            threads: CPU threads of each task.
+            code: folder that tasks import from.
+        """
 
     @classmethod
     def why_unfit(cls, folder: Path) -> str:

@@ -44,4 +44,5 @@ class JobId:
         kind, *rest = name.split(":")
         if not kind or not 1 <= len(rest) <= 2 or not all(rest):
             raise ValueError(f"'{text}' is no job id, such as slurm:12_3 or local:4711:1700000000.25")
-        return cls(kind, *rest, slots=tuple(slots.split(",")))
+        native, started = (*rest, "")[:2]
+        return cls(kind, native, started, tuple(slots.split(",")))

@@ -13,6 +13,7 @@ import uuid
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Self
 
 import submitit
 
@@ -28,7 +29,7 @@ _STRAGGLERS_S = 60.0
 
 @dataclasses.dataclass(frozen=True)
 class _Running:
-    job: submitit.LocalJob[None]
+    job: submitit.Job[None]
     num_processes: int
     folder: Path
 
@@ -62,6 +63,11 @@ class LocalPool(Executor):
         self._running: dict[JobId, _Running] = {}
         self._others: list[JobId] = []
         self._incomplete_since: dict[JobId, float] = {}
+
+    @classmethod
+    def make(cls, folder: Path, profile: Profile, *, threads: int, code: Path) -> Self:
+        """Returns a pool of all the GPUs there are."""
+        return cls(folder, profile, threads, code=code)
 
     def why_never(self, resources: Resources) -> str:
         """Returns why no task with these resources can ever run here; "" where one can."""
@@ -178,10 +184,13 @@ class LocalPool(Executor):
             processes.kill_tree(job_id)
 
 
-def _cause(job: submitit.LocalJob[None]) -> str:
+def _cause(job: submitit.Job[None]) -> str:
     for part in (job, *job._sub_jobs):
         part._results_timeout_s = 0  # the process has ended: nothing will appear on a local disk by waiting
-    error = job.exception()
+    try:
+        error = job.exception()
+    except OSError as missing:  # somebody removed submitit's files
+        return f"the process is gone, and what it left can't be read ({missing.strerror})"
     if error is None:
         return ""
     if isinstance(error, submitit.core.utils.FailedJobError):

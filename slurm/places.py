@@ -42,9 +42,7 @@ def make_executor(kind: str, folder: Path, profile: Profile, *, threads: int = 1
     chosen = executor_class(_resolve(kind))
     if reason := chosen.why_unfit(folder):
         raise ProfileError(f"{reason}; choose another --runs ({chosen.kind} executor)")
-    if issubclass(chosen, DebugExecutor):
-        return chosen(folder)
-    return chosen(folder, profile, threads, code=code)
+    return chosen.make(folder, profile, threads=threads, code=code)
 
 
 def cancel(job_ids: Iterable[JobId]) -> None:

@@ -6,6 +6,7 @@ import os
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Self
 
 import submitit
 
@@ -43,6 +44,11 @@ class SlurmArray(Executor):
         self._code = code
         self._max_array_size = min(profile.max_array_size, queue.max_array_size() or profile.max_array_size)
         self._outstanding: set[JobId] = set()
+
+    @classmethod
+    def make(cls, folder: Path, profile: Profile, *, threads: int, code: Path) -> Self:
+        """Returns an executor of the cluster that `sbatch` knows."""
+        return cls(folder, profile, threads, code)
 
     def why_never(self, resources: Resources) -> str:
         """Leaves it to the cluster to refuse."""

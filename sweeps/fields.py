@@ -22,6 +22,7 @@ import sys
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from dualformer.arguments import columns
 from dualformer.config import ConfigError, nearest
@@ -127,7 +128,7 @@ def _matches(path: str, pattern: str) -> bool:
     return path == pattern or path.startswith(f"{pattern}.") or fnmatch.fnmatchcase(path, pattern)
 
 
-def _at(values: dict, path: str) -> object:
+def _at(values: Any, path: str) -> Any:
     for name in path.split("."):
         values = values[name]
     return values

@@ -60,7 +60,7 @@ def grid_schema() -> Schema:
 def _object(cls: type[Config], prefix: str) -> Schema:
     """A mapping of a config's fields, in which the path to a field of a config inside may be dotted."""
     properties: dict[str, Schema] = {}
-    free = {}
+    free: dict[str, Schema] = {}
     for name, schema in _own_fields(cls, prefix).items():
         properties[name] = schema
         properties |= {f"{name}.{path}": below for path, below in schema.get("properties", {}).items()}

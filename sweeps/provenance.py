@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from dualformer.config import ConfigError
+from dualformer.data.decoders import chosen_decoder
 from dualformer.results.code import digest
 from dualformer.results.files import utc_now
 from dualformer.results.provenance import FILES
@@ -58,7 +60,7 @@ def finished(circumstances: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _software(decoder: str) -> dict[str, Any]:
-    in_order = _version("av")
+    decoder, in_order = _decoder_meant(decoder), _version("av")
     return {
         "python": platform.python_version(),
         "torch": _version("torch"),
@@ -67,6 +69,13 @@ def _software(decoder: str) -> dict[str, Any]:
         "decoder_version": in_order if decoder == "pyav" else _version(decoder),
         "pyav": in_order,  # reads the other videos, and decides which these are
     }
+
+
+def _decoder_meant(name: str) -> str:
+    """What "auto" takes here; a decoder that is missing keeps its name, since a run that reads no video needs none."""
+    with contextlib.suppress(ConfigError):
+        return chosen_decoder(name)
+    return name
 
 
 def _hardware(device: str) -> dict[str, Any]:

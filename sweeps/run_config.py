@@ -26,7 +26,6 @@ MOST_SEED = 2**32 - 1
 """The largest that every generator takes: NumPy's has the fewest bits."""
 
 
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelChoice(Config):
     """Which network; None means the published value.

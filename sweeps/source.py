@@ -26,7 +26,7 @@ _STANDARD_LIBRARY = Path(sysconfig.get_path("stdlib")).resolve()
 def code_hash(root: Path = ROOT) -> str:
     """Returns 12 hexadecimal digits that stand for every line of code a run may execute."""
     digest = hashlib.sha256()
-    for name, path in files(root):
+    for name, path in sorted(files(root)):
         content = hashlib.sha256(path.read_bytes()).hexdigest()
         digest.update(f"{content}  {name.as_posix()}\n".encode())
     return digest.hexdigest()[:12]

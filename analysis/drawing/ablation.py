@@ -152,7 +152,7 @@ def _study_line(frame: pd.DataFrame) -> str:
     words = []
     trained = frame["num_videos"].notna().any()
     if trained and set(frame.get("data.root", pd.Series(dtype="string")).dropna()) == {"embedded"}:
-        words.append("Small demonstration cells on generated clips")
+        words.append("Small demonstration runs on generated clips")
     shapes = frame.reindex(columns=["model.num_frames", "model.crop_size"]).dropna().drop_duplicates()
     if len(shapes) == 1:
         frames, side = shapes.iloc[0]

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dualformer.arguments import positive, seconds
-from dualformer.data.manifest import DataError, frame_folders, listed_files, video_files
+from dualformer.data.files import DataError, frame_folders, video_files
+from dualformer.data.manifest import listed_files
 
 if TYPE_CHECKING:
     from dualformer.data.reader import VideoError, VideoInfo

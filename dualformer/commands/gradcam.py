@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from dualformer.commands import single_video
 from dualformer.config import ConfigError
+from dualformer.model_contract import name_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,7 +44,7 @@ def run(options: argparse.Namespace) -> int:
     evidence, logits = gradcam(viewer.model, clip[None], target)
     target = int(logits.argmax()) if target is None else target
     probability = logits.softmax(dim=-1)[target]
-    name = viewer.model.config.name
+    name = name_of(viewer.model)
     title = f"{name}: evidence for {viewer.classes[target]} (probability {probability:.1%})"
     _draw_evidence(frames, evidence, title, options.out)
     print(f"{title}; drawn to {options.out}")

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 from dualformer.arguments import positive
 from dualformer.config import ConfigError
 from dualformer.data.config import DataConfig
-from dualformer.data.manifest import DataError
+from dualformer.data.files import DataError
+from dualformer.model_contract import config_of
 from dualformer.results import layout
 
 if TYPE_CHECKING:
@@ -61,7 +62,8 @@ class Viewer:
         from dualformer.data import transforms
         from dualformer.data.reader import inspect_video, read_in_order
 
-        num_frames, *crop_size = self.model.config.clip_shape[1:]
+        _, num_frames, *sides = config_of(self.model).clip_shape
+        crop_size = (sides[0], sides[1])
         info = inspect_video(video, "pyav")
         indices = self._indices(info, num_frames)
         frames = torch.from_numpy(read_in_order(video, indices.ravel())).permute(0, 3, 1, 2)
@@ -71,9 +73,9 @@ class Viewer:
         if height < crop_size[0] or width < crop_size[1]:
             told = f"--resize {resize} is" if isinstance(resize, int) else f"{video}: frames of {height}x{width} are"
             raise ConfigError(f"{told} smaller than the crop {crop_size[0]}x{crop_size[1]}")
-        transform = transforms.EvalTransform(tuple(crop_size), self.data.mean, self.data.std, self.num_crops)
+        transform = transforms.EvalTransform(crop_size, self.data.mean, self.data.std, self.num_crops)
         clips = frames.split(num_frames)
-        first_view = transforms.test_crops(clips[0], tuple(crop_size), self.num_crops)[0]
+        first_view = transforms.test_crops(clips[0], crop_size, self.num_crops)[0]
         return torch.cat([transform(clip) for clip in clips]), first_view
 
     def _indices(self, info: Any, num_frames: int) -> Any:
@@ -183,7 +185,7 @@ def _of_name(options: argparse.Namespace) -> Viewer:
     model = _model(options.model, classes, options.weights, **shape)
     data = DataConfig(
         frame_stride=options.frame_stride or 2,
-        resize=options.resize or max(model.config.clip_shape[2:]),
+        resize=options.resize or max(config_of(model).clip_shape[2:]),
         short_video="repeat_last",
     )
     return Viewer(model, classes, data, options.num_clips or NUM_CLIPS, options.num_crops or 1)

@@ -159,7 +159,8 @@ class DataConfig(Config):
         holdout: share of clips to test on, where the data set has no split of its own.
         fold: which share is held out (0, 1, ...), for cross-validation.
         decoder: "decord" and "torchcodec" seek in the files where that gives the frames that decoding in order gives;
-            "pyav" decodes every file in order. The frames are the same, bit by bit.
+            "pyav" decodes every file in order. The frames are the same, bit by bit. "auto" takes the first of decord,
+            torchcodec and pyav that the machine has, and the run's row says which.
         time_limit_s: longest time that a file may take to be inspected, after which it counts as unusable.
         max_failed_share: share of a split's videos that may be unusable; more is an error.
         cache_decoded: keep decoded, resized videos in memory (whole, once per loader worker): for small data sets.
@@ -177,7 +178,7 @@ class DataConfig(Config):
     short_video: ShortVideo = "error"
     holdout: float = 0.25
     fold: int = 0
-    decoder: Literal["decord", "pyav", "torchcodec"] = "decord"
+    decoder: Literal["decord", "pyav", "torchcodec", "auto"] = "decord"
     time_limit_s: float = irrelevant(300.0)
     max_failed_share: float = 0.05
     cache_decoded: bool = False

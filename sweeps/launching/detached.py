@@ -23,9 +23,10 @@ def start(runs: Path, grid: str, arguments: Sequence[str], cwd: str | None = Non
         cwd: its working directory; None means this process' own.
     """
     with open(log_path(runs, grid), "ab") as log:
-        streams = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
         command = [sys.executable, str(_SCRIPT), *arguments]
-        return subprocess.Popen(command, **streams, cwd=cwd, start_new_session=True).pid
+        return subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=cwd, start_new_session=True
+        ).pid
 
 
 def log_path(runs: Path, grid: str) -> Path:

@@ -88,8 +88,8 @@ def _step(sweep: Sweep) -> list[str]:
 def _give_up(sweep: Sweep, error: Exception) -> int:
     """Ends what needs this launcher; status 2 where nothing had been started."""
     sweep.stop()
-    commands.fail(error)
-    return 1 if sweep.state.active or sweep.state.results else 2
+    refused = commands.fail(error)
+    return 1 if sweep.is_under_way else refused
 
 
 def _summary(sweep: Sweep, clock: _Clock) -> int:
@@ -106,7 +106,7 @@ def _summary(sweep: Sweep, clock: _Clock) -> int:
 
 def _counts(sweep: Sweep) -> str:
     state = sweep.state
-    counts = Counter(result.status for result in state.results.values())
+    counts: Counter[str] = Counter(result.status for result in state.results.values())
     parts = [f"{len(state.results)} of {len(state.planned)} finished"]
     parts += [f"{counts[status]} {status}" for status in STATUSES if counts[status] and status != "ok"]
     if state.active or state.waiting:

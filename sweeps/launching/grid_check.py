@@ -22,6 +22,8 @@ MOST_BLOCKS = 1000
 _MOST_ERRORS = 10
 _MOST_ITEMS = 10_000
 _LARGEST = 1_000_000
+_LONGEST_PATH = 4000
+_SHOWN = 200
 
 
 def check_all(source: str, rows: Sequence[tuple[str, Mapping[str, Any]]]) -> list[RunConfig]:
@@ -146,20 +148,28 @@ def _numbers(value: Any) -> Iterator[float]:
 def _check_root(root: str) -> None:
     if root == "embedded":
         return
-    if not root.strip() or not Path(root).exists():
+    if not root.strip() or not _exists(root):
         raise ConfigError(
-            f"data.root: no folder '{root}' (nor manifest file); say where yours is by --set data.root=PATH"
+            f"data.root: no folder '{_shortened(root)}' (nor manifest file); say where yours is by --set data.root=PATH"
         )
 
 
+def _exists(path: str) -> bool:
+    return len(path) <= _LONGEST_PATH and Path(path).exists()
+
+
+def _shortened(path: str) -> str:
+    return path if len(path) <= _SHOWN else f"{path[:_SHOWN]}..."
+
+
 def _check_weights(field: str, path: str | None) -> None:
-    if path is None or Path(path).is_file():
+    if path is None or (_exists(path) and Path(path).is_file()):
         return
     from dualformer.weights import TORCH_SUFFIXES
 
     folder = Path(path).parent
-    if not folder.is_dir():
-        raise ConfigError(f"{field}: no file '{path}', nor its folder")
+    if len(path) > _LONGEST_PATH or not folder.is_dir():
+        raise ConfigError(f"{field}: no file '{_shortened(path)}', nor its folder")
     weights = [file.name for file in folder.iterdir() if file.suffix in (".safetensors", *TORCH_SUFFIXES)]
     raise ConfigError(f"{field}: no file '{path}'{nearest(Path(path).name, weights)}")
 
@@ -213,10 +223,10 @@ def _sizes(config: RunConfig) -> Iterable[tuple[str, int | tuple[int, int] | Non
     yield "test", data.resize if data.test_resize is None else data.test_resize
 
 
-def _resized(shape: tuple[int, int], size: int | Sequence[int] | None) -> tuple[int, int]:
+def _resized(shape: tuple[int, int], size: int | tuple[int, int] | None) -> tuple[int, int]:
     from dualformer.data.transforms import resized_shape
 
-    return tuple(resized_shape(*shape, size))
+    return resized_shape(*shape, size)
 
 
 def _by(shape: Sequence[int]) -> str:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dualformer.config import ConfigError
 from dualformer.results.result import STATUSES
@@ -32,12 +32,14 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of `launch`."""
-    fields = {"nargs": "+", "action": "extend", "default": []}
+    fields: dict[str, Any] = {"nargs": "+", "action": "extend", "default": []}
     parser.add_argument("--grid", required=True, help="a grid file, or the name of one of the project's grids")
     parser.add_argument(
         "--executor", choices=KINDS, default="auto", help="where runs run (default: auto, Slurm if there is one)"
     )
-    parser.add_argument("--profile", help="what the place to run offers: a file, or a name in slurm/profiles")
+    parser.add_argument(
+        "--profile", help="what the place to run offers: a file, or a name in slurm/profiles (default: none)"
+    )
     parser.add_argument(
         "--set", **fields, metavar="FIELD=VALUE", help="a value for every run, whatever the grid says (default: none)"
     )

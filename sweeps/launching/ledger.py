@@ -101,10 +101,17 @@ class Submission:
         )
 
 
-def append(run_dir: Path, event: str, **facts: Any) -> None:
-    """Notes an event."""
+def append(run_dir: Path, event: str, **facts: Any) -> Event:
+    """Notes an event, and returns it as it was noted."""
     facts = {name: str(value) if isinstance(value, JobId) else value for name, value in facts.items()}
-    append_line(run_dir / layout.LEDGER, {"event": event, "time": utc_now(), "host": socket.gethostname(), **facts})
+    noted = {"event": event, "time": utc_now(), "host": socket.gethostname(), **facts}
+    append_line(run_dir / layout.LEDGER, noted)
+    return noted
+
+
+def note_submission(run_dir: Path, token: str, executor: str, launcher: JobId, index: int) -> Submission:
+    """Notes the intent to submit a run, before it is carried out."""
+    return Submission.of(append(run_dir, "submit", token=token, executor=executor, launcher=launcher, index=index))
 
 
 def read(run_dir: Path) -> list[Event]:

@@ -38,6 +38,8 @@ def run(options: argparse.Namespace) -> int:
     for run_dir in found:
         if (launch := _last_launch(options.runs, run_dir)) is None:
             print(f"{run_dir.name}: no launch says how to compute it; launch a grid that has it")
+        elif not Path(launch["folder"]).is_dir():
+            print(f"{run_dir.name}: it was launched in '{launch['folder']}', which is gone; launch its grid again")
         elif ledger.put_aside(run_dir, options.status):
             again.setdefault(json.dumps(launch), []).append(run_dir)
     print(f"{sum(map(len, again.values()))} of {len(found)} runs will be computed again")

@@ -74,9 +74,9 @@ def name_of(root: Path) -> str:
 
 
 def _name(files: Iterable[tuple[Path, Path]]) -> str:
-    """12 hexadecimal digits that stand for the files: what their name in the copy is, and where they lie now."""
+    """12 hexadecimal digits that stand for files, by their names in the copy; without further ones, the code's hash."""
     digest = hashlib.sha256()
-    for name, path in sorted(files):
+    for name, path in files:
         content = hashlib.sha256(path.read_bytes()).hexdigest()
         digest.update(f"{content}  {name.as_posix()}\n".encode())
     return digest.hexdigest()[:12]
@@ -84,7 +84,7 @@ def _name(files: Iterable[tuple[Path, Path]]) -> str:
 
 def _beside(snapshot: Path) -> Iterable[tuple[Path, Path]]:
     """The files of a copy that are no part of the project's packages."""
-    for path in snapshot.rglob("*"):
+    for path in sorted(snapshot.rglob("*")):
         name = path.relative_to(snapshot)
         ours = name.parts[0] in source.PACKAGES or str(name) in (source.SOURCE, _PATCH)
         if path.is_file() and not ours and "__pycache__" not in name.parts:
@@ -99,7 +99,7 @@ def _files_of(models: Iterable[str]) -> Iterable[tuple[Path, Path]]:
             continue
         for path in _source_files(model):
             found[path.relative_to(_place_of(path))] = path
-    return found.items()
+    return sorted(found.items())
 
 
 def _source_files(model: str) -> list[Path]:

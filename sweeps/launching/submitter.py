@@ -34,6 +34,9 @@ class Submitter:
         worker: function that computes a run, given its folder, as "package.module:function".
         code: copy of the code that jobs import; None where they run what this process has loaded.
         announce: takes every message for people.
+
+    Attributes:
+        has_submitted: whether any submission of this launcher was accepted.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class Submitter:
         self._code = code
         self._announce = announce
         self._not_before = float("-inf")
+        self.has_submitted = False
 
     def submit(self) -> None:
         """Submits what may be submitted now.
@@ -110,6 +114,7 @@ class Submitter:
         except Exception as error:
             self._take_back(chosen, f"{type(error).__name__}: {error}")
             raise
+        self.has_submitted = True
         for (run_id, submission), job_id in zip(chosen.items(), job_ids, strict=True):
             self._state.follow(run_id, submission.accepted(job_id))
         for (run_id, submission), job_id in zip(chosen.items(), job_ids, strict=True):
@@ -123,10 +128,10 @@ class Submitter:
         with ledger.submitting(self._state.runs):
             for run in runs:
                 if self._still_waits(run):
-                    facts = {"token": token, "executor": self._executor.kind, "index": len(noted)}
-                    ledger.append(self._state.folder(run.run_id), "submit", launcher=self._launcher, **facts)
-                    latest = ledger.open_submission(ledger.read(self._state.folder(run.run_id)))
-                    noted[run.run_id] = latest or Submission(launcher=self._launcher, **facts)
+                    folder = self._state.folder(run.run_id)
+                    noted[run.run_id] = ledger.note_submission(
+                        folder, token, self._executor.kind, self._launcher, len(noted)
+                    )
         return noted
 
     def _still_waits(self, run: PlannedRun) -> bool:

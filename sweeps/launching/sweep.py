@@ -62,6 +62,11 @@ class Sweep:
         self._losses = LossHandler(runs, profile.max_attempts, announce)
         self._submitter = Submitter(self.state, executor, self._launcher, worker=worker, code=code, announce=announce)
 
+    @property
+    def is_under_way(self) -> bool:
+        """Whether anything was started, by this launcher or another one."""
+        return self._submitter.has_submitted or bool(self.state.active or self.state.results)
+
     def step(self) -> list[str]:
         """Looks what has changed and submits what may be submitted; returns the runs finished since the last step.
 

@@ -23,6 +23,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dualformer.arguments import program
 from dualformer.config import ConfigError, flatten
 from dualformer.data.config import DataConfig
 from dualformer.results import result_set
@@ -264,7 +265,7 @@ def _cost_of_grid(options: argparse.Namespace) -> int:
     grid = load_grid(options.grid, overrides=options.set)
     rows = read_rows(options.results)
     if not rows:
-        print(f"cost: no finished runs in {options.results}, so no rate is known", file=sys.stderr)
+        print(f"{program('cost')}: no finished runs in {options.results}, so no rate is known", file=sys.stderr)
     costs = estimate(grid.runs, rows, watts=options.watts)
     for planned in grid.runs:
         print(f"{planned.run_id}  {planned.label}  {describe(costs.get(planned.run_id))}")

@@ -9,6 +9,7 @@ import typing
 from collections.abc import Callable
 from typing import Any
 
+from dualformer.arguments import program
 from dualformer.config import Config, ConfigError
 from sweeps.run_config import MeasureConfig, RunConfig
 
@@ -176,7 +177,7 @@ def ended(command: str, work: Callable[[], int]) -> int:
         out = is_out_of_memory(error)
         first = str(error).strip().partition("\n")[0]
         said, status = ("out of memory", 1) if out else (f"torch refuses: {first}", 1)
-    print(f"{command}: {said}", file=sys.stderr)
+    print(f"{program(command)}: {said}", file=sys.stderr)
     return status
 
 

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dualformer.arguments import program
 from dualformer.results import layout
 from dualformer.results.result import read_result
 
@@ -34,7 +35,7 @@ def run(options: argparse.Namespace) -> int:
         predictions = read_predictions(path)
         write_tables(path.parent, predictions)
     except (PredictionsError, OSError) as error:
-        print(f"metrics: {error}", file=sys.stderr)
+        print(f"{program('metrics')}: {error}", file=sys.stderr)
         return 2
     scores = score(predictions)
     for name, value in scores.items():

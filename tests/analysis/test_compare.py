@@ -1,6 +1,7 @@
 """Comparing result sets: joined by configuration, refused when mixed, no difference where there is none."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -168,6 +169,17 @@ def test_two_commits_of_one_set(tmp_path):
         compared(tmp_path / "both", tmp_path / "both")
     pairs, _ = compared(f"{tmp_path / 'both'}@aaaa", f"{tmp_path / 'both'}@bbbb")
     assert [pair.ratio for pair in pairs] == pytest.approx([1.5, 1.5], rel=0.03)
+
+
+def test_networks_that_a_default_made_others_are_told(a, tmp_path, capsys):
+    shutil.copytree(a, tmp_path / "edited")
+    for folder, network in ((a, "a" * 12), (tmp_path / "edited", "b" * 12)):
+        for path in folder.glob("*/provenance.json"):
+            path.write_text(json.dumps({**json.loads(path.read_text()), "network": network}))
+    assert compare.main([str(a), str(a)]) == 0
+    assert "not the same network" not in capsys.readouterr().out
+    assert compare.main([str(a), str(tmp_path / "edited")]) == 0
+    assert "not the same network in A and B" in capsys.readouterr().out
 
 
 def test_what_is_not_there_is_named(a, tmp_path, capsys):

@@ -34,7 +34,7 @@ def test_ablation_shows_every_pattern_chance_and_failures(ablation):
     shown = words(ablation)
     for text in ("LL", "LG", "FF", "window + pyramid (DualFormer)", "chance 50%", "error: loss is NaN at step 40",
                  "missing: never started", "motion accuracy", "relation accuracy", "8 frames of 32x32 pixels",
-                 "256 held-out clips", "Small demonstration cells"):  # fmt: skip
+                 "256 held-out clips", "Small demonstration runs"):  # fmt: skip
         assert text in shown
 
 

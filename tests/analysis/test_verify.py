@@ -122,6 +122,17 @@ def test_copied_run_is_found(runs):
     assert reasons(runs) == [f"{'e' * 12}: the same configuration as {RUN}"]
 
 
+def test_one_choice_of_two_networks_is_no_copy(runs):
+    """As after an edit of a model's default."""
+    copy = runs / ("e" * 12)
+    copy.mkdir()
+    for path in (runs / RUN).iterdir():
+        (copy / path.name).write_bytes(path.read_bytes())
+    change(copy / "result.json", run_id="e" * 12)
+    change(copy / "provenance.json", network="0123456789ab")
+    assert reasons(runs) == []
+
+
 def test_repeated_dropped_and_foreign_rows_of_a_table_are_found(table):
     edit(table, lambda frame: pd.concat([frame.iloc[1:], frame.iloc[1:2]]))
     first, second = json.loads(table.with_suffix(".manifest.json").read_text())["expected"][:2]

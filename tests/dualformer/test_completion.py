@@ -80,6 +80,7 @@ COMPLETERS = {
     "assignments('model.name=vivit')": ["model.name=vivit_base"],
     "assignments('train.optimizer=')": ["train.optimizer=adamw", "train.optimizer=sgd"],
     "assignments('measure.tf32=t')": ["measure.tf32=true"],
+    "assignments('model.attention=LG,L')[:2]": ["model.attention=LG,LD", "model.attention=LG,LF"],
     "assignments('train.steps=')": [],
     "assignments('nothing=')": [],
     "fields('measure.warmup')": ["measure.warmup", "measure.warmup_limit"],

@@ -47,6 +47,12 @@ def sees_gpus(folder: Path) -> None:
         _finish(folder)
 
 
+def sees_environment(folder: Path) -> None:
+    """Leaves its environment, and finishes."""
+    (folder / "seen.json").write_text(json.dumps(dict(os.environ)))
+    _finish(folder)
+
+
 def endless(folder: Path) -> None:
     """Does not finish by itself."""
     append_metrics(folder, {"step": 1, "steps": 1000})

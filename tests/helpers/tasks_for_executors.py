@@ -56,3 +56,8 @@ def place(folder: str) -> None:
     distributed.destroy_process_group()
     found = {**told, "leads": leads(), "sum": total.item()}
     Path(folder, f"place-{told['RANK']}.json").write_text(json.dumps(found))
+
+
+def see(folder: str) -> None:
+    """Leaves its environment."""
+    Path(folder, "seen.json").write_text(json.dumps(dict(os.environ)))

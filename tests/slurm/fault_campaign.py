@@ -274,7 +274,7 @@ class Campaign:
         """The checkout is broken for some seconds, in which jobs start (and no launch copies it)."""
         if self.launcher_starting():
             return False
-        path = self.folder / "code" / "sweeps" / "worker.py"
+        path = self.folder / "code" / "sweeps" / "run.py"
         text = path.read_text()
         path.write_text("raise RuntimeError('half-edited')\n" + text)
         self.kill_worker()
@@ -555,7 +555,7 @@ def clear_away(campaign: Campaign) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--runs", type=int, default=40, help="cells of the sweep")
+    parser.add_argument("--runs", type=int, default=40, help="runs of the sweep")
     parser.add_argument("--faults", type=int, default=60, help="fewest faults; each kind comes at least once")
     parser.add_argument("--seed", type=int, default=0, help="of the order of faults")
     parser.add_argument("--minutes", type=float, default=4, help="without progress, after which it has failed")

@@ -254,6 +254,15 @@ def test_example_profiles_are_right(path: Path):
         ("nodes: 0", "nodes: .*greater than 0"),
         ("time_min: 1", "signal_delay_s.*must be shorter than time_min"),
         ("nodes: [", "not valid YAML"),
+        ("nodes: 1\nnodes: 2", "'nodes' is given twice"),
+        ("time_min: 2h", "'2h' is no time"),
+        ("mem_gib: .inf", "mem_gib"),
+        ("max_parallel: 1000000000", "max_parallel"),
+        ("environment: [SLURM_JOB_ID]", "SLURM_JOB_ID says which part"),
+        ("sbatch: {job-name: mine}", "job-name is set by the launcher"),
+        ("sbatch: {array: 0-3}", "array is set by the launcher"),
+        ("- partition: gpu", "a profile is a mapping"),
+        ("3: x", "not text"),
     ],
 )
 def test_a_wrong_profile_is_refused(tmp_path: Path, text: str, message: str):
@@ -262,6 +271,42 @@ def test_a_wrong_profile_is_refused(tmp_path: Path, text: str, message: str):
         load_profile(tmp_path / "mine.yaml")
 
 
+def test_a_profile_means_what_it_looks_like(tmp_path: Path):
+    text = "time_min: 2:00:00\nmem_gib: 1e2\nsbatch: {time: 1:30:00, mem: 010, begin: no}\n"
+    (tmp_path / "mine.yaml").write_text(text)
+    profile = load_profile(tmp_path / "mine.yaml")
+    assert (profile.time_min, profile.mem_gib) == (120, 100.0)
+    assert profile.sbatch == {"time": "1:30:00", "mem": 10, "begin": "no"}
+    (tmp_path / "mine.yaml").write_text("time_min: 1-00:00:00")
+    assert load_profile(tmp_path / "mine.yaml").time_min == 1440
+
+
+def test_a_latin_1_profile_is_refused(tmp_path: Path):
+    (tmp_path / "mine.yaml").write_bytes("account: caf\u00e9".encode("latin-1"))
+    with pytest.raises(ProfileError, match="not UTF-8"):
+        load_profile(tmp_path / "mine.yaml")
+
+
 def test_an_unknown_profile_lists_those_there_are():
     with pytest.raises(ProfileError, match="no profile 'nowhere'"):
         load_profile("nowhere")
+
+
+def test_what_is_changed_for_a_run_is_checked_like_a_profile():
+    assert Profile(signal_delay_s=30).changed(time_min=1, nodes=None).time_min == 1
+    with pytest.raises(ProfileError, match="must be shorter than time_min"):
+        Profile().changed(time_min=1)
+
+
+def test_a_task_sees_nothing_of_a_job_that_its_launcher_is_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for name in ("SLURM_JOB_ID", "SLURM_NTASKS", "RANK", "WORLD_SIZE", "MASTER_ADDR", "SBATCH_X", "SITE_SECRET"):
+        monkeypatch.setenv(name, "7")
+    monkeypatch.setenv("SITE_WANTED", "yes")
+    pool = LocalPool(tmp_path / "jobs", Profile(environment=("SITE_W*",)), gpus=[])
+    assert run_all(pool, tasks(tmp_path / "runs", "tests.helpers.tasks_for_executors:see", 1)) == [""]
+    seen = json.loads((tmp_path / "runs/0/seen.json").read_text())
+    assert (
+        not {"SLURM_JOB_ID", "SLURM_NTASKS", "RANK", "WORLD_SIZE", "MASTER_ADDR", "SBATCH_X", "SITE_SECRET"}
+        & seen.keys()
+    )
+    assert seen["SITE_WANTED"] == "yes" and seen["PYTHONSAFEPATH"] == "1"

@@ -5,10 +5,12 @@ Skipped where Slurm isn't installed or this isn't root; with DUALFORMER_REQUIRE_
 
 import json
 import os
+import shlex
 import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +26,9 @@ from slurm import queue
 from sweeps.launching import launcher, ledger, status
 from sweeps.launching.grid import load_grid
 from tests.helpers.small_run import MODEL, write_bright_and_dark
+from tests.sweeps.launching.test_isolation import checkout, launch_and_edit
+
+__all__ = ["checkout"]  # the fixture
 
 pytestmark = pytest.mark.slurm
 
@@ -57,6 +62,14 @@ def free_ports(count: int) -> int:
     raise RuntimeError("no free ports")
 
 
+def short_folder() -> Path:
+    """A folder of the cluster's own, of a short path wherever temporary files are: Slurm makes sockets in it."""
+    for parent in (tempfile.gettempdir(), "/tmp", "/var/tmp", "/dev/shm"):
+        if len(parent) <= 40 and os.access(parent, os.W_OK):
+            return Path(tempfile.mkdtemp(prefix="slurm-", dir=parent))
+    raise RuntimeError("no folder of a short path to put a cluster in")
+
+
 class Cluster:
     """The private cluster, and what may befall it."""
 
@@ -76,12 +89,13 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         pytest.fail(f"{reason}, and DUALFORMER_REQUIRE_SLURM=1")
     if reason:
         pytest.skip(reason)
-    cluster = Cluster(tmp_path_factory.mktemp("cluster"))
+    cluster = Cluster(short_folder())
     try:
         cluster.do("up")
         yield cluster
     finally:
         cluster.do("down")
+        shutil.rmtree(cluster.conf.parent, ignore_errors=True)
 
 
 @pytest.fixture
@@ -275,3 +289,53 @@ def test_two_nodes_reach_the_weights_of_one_process(folder: Path):
     one, two = weights
     for name, value in one.items():
         torch.testing.assert_close(two[name], value, rtol=1e-3, atol=1e-5)
+
+
+def test_the_cluster_computes_what_was_launched_while_the_checkout_is_edited(folder: Path, checkout: Path):
+    (checkout / "two.yaml").write_text(PROFILE + "max_parallel: 1\n")
+    status, output = launch_and_edit(checkout, "--executor", "slurm")
+    assert status == 0, output
+    assert len(list(checkout.glob("runs/*/result.json"))) == 3
+
+
+def test_a_launch_from_within_a_job_is_like_any_other(folder: Path):
+    """That job's own memory, tasks and array are no part of what its jobs ask for."""
+    program = "import sys; from sweeps.launching.launcher import main; "
+    program += "sys.exit(main(sys.argv[1:], worker='tests.helpers.fake_workers:ok'))"
+    flags = ["--grid", "four.yaml", "--profile", "profile.yaml", "--executor", "slurm", "--only", "seed=0", "seed=1"]
+    line = shlex.join([sys.executable, "-c", program, *flags])
+    Path("job.sh").write_text(f"#!/bin/bash\nexport PYTHONPATH={ROOT}\n{line}\n")
+    flags = ["-W", "--mem-per-cpu=500", "-n", "2", "--array=0-0", "--time=10", "--output=job.log"]
+    done = subprocess.run(["sbatch", *flags, "job.sh"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr + Path("job.log").read_text()
+    assert computed()[:2] == [1, 1]
+
+
+def test_a_pending_element_that_is_cancelled_is_not_computed(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(queue, "_FORGOTTEN_AFTER_S", 3.0)
+    Path("profile.yaml").write_text(PROFILE + "max_parallel: 1\n")
+    ordered: list[str] = []
+
+    def cancel() -> None:
+        wait_until(lambda: all(ledger.open_submission(ledger.read(run_dir)) for run_dir in run_dirs()))
+        wait_until(lambda: all(ledger.open_submission(ledger.read(run_dir)).job_id for run_dir in run_dirs()[3:]))
+        ordered.append(job_id(run_dirs()[3]))
+        queue.cancel(ordered)
+
+    with Meanwhile(cancel):
+        assert run("slow") == 1
+    *others, last = results()
+    assert [result.status for result in others] == ["ok"] * 3
+    assert last.status == "skipped" and "CANCELLED" in last.reason
+    assert computed() == [1, 1, 1, 0]
+
+
+def test_a_user_without_a_name_can_ask_the_queue(folder: Path):
+    """As in containers, whose users have a number alone."""
+    program = "from slurm import queue; print(queue.jobs())"
+    environment = {"PATH": os.environ["PATH"], "SLURM_CONF": os.environ["SLURM_CONF"], "PYTHONPATH": str(ROOT)}
+    command = [shutil.which("setpriv"), "--reuid=54321", "--clear-groups", sys.executable, "-c", program]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd="/")
+    if "Permission denied" in done.stderr:
+        pytest.skip("the interpreter is not for everybody here")
+    assert done.stdout == "{}\n", done.stderr

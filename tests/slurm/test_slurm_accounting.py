@@ -7,9 +7,21 @@ from pathlib import Path
 
 import pytest
 
-from slurm import queue
+from slurm import queue, slurm_array
 from sweeps.launching import ledger, retry, status
-from tests.slurm.test_slurm import GRID, PROFILE, ROOT, Cluster, job_id, results, run, run_dirs, wait_until, why_not
+from tests.slurm.test_slurm import (
+    GRID,
+    PROFILE,
+    ROOT,
+    Cluster,
+    job_id,
+    results,
+    run,
+    run_dirs,
+    short_folder,
+    wait_until,
+    why_not,
+)
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
@@ -23,7 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyP
     if reason := why_not() or (f"no accounting ({', '.join(missing)} not found)" if missing else ""):
         pytest.skip(reason)
     folder = tmp_path_factory.mktemp("accounts")
-    cluster = Cluster(folder / "c", ACCOUNTING="1", EXTRA_CONF="MinJobAge=2")
+    cluster = Cluster(short_folder(), ACCOUNTING="1", EXTRA_CONF="MinJobAge=2")
     monkeypatch.setenv("SLURM_CONF", str(cluster.conf))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setattr(queue, "_FORGOTTEN_AFTER_S", 2.0)
@@ -35,17 +47,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyP
         yield folder
     finally:
         cluster.do("down")
+        shutil.rmtree(cluster.conf.parent, ignore_errors=True)
 
 
-def test_what_has_left_the_queue_is_in_the_accounts(folder: Path, capsys: pytest.CaptureFixture):
+def test_what_has_left_the_queue_is_in_the_accounts(folder: Path, capsys: pytest.CaptureFixture, monkeypatch):
     run("endless", "--only", "seed=0", "--no-wait")
     job = job_id(run_dirs()[0])
     wait_until(lambda: (run_dirs()[0] / "metrics.jsonl").exists())
     queue.cancel([job])
     wait_until(lambda: queue.jobs() == {})
     assert queue.final_state(job) == "CANCELLED"
+    monkeypatch.setattr(slurm_array, "_FRESH_S", 2.0)
     status.main([])
-    assert job in (shown := capsys.readouterr().out) and "queued" in shown
+    assert job in (shown := capsys.readouterr().out) and "lost" in shown and "CANCELLED" in shown
     assert run("ok", "--only", "seed=0") == 1
     assert results()[0].status == "skipped" and results()[0].reason.startswith("Slurm says CANCELLED")
     status.main([])

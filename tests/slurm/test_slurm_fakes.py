@@ -1,5 +1,6 @@
 """What a real Slurm won't do on demand, done by stand-ins for its programs (`tests/fake_slurm`)."""
 
+import json
 import os
 import secrets
 from pathlib import Path
@@ -10,7 +11,7 @@ from dualformer.results.files import read_lines
 from dualformer.results.result import read_result
 from slurm import queue, slurm_array
 from slurm.job_id import JobId
-from sweeps.launching import launcher, ledger
+from sweeps.launching import launcher, ledger, status
 from sweeps.launching.grid import load_grid
 
 ROOT = Path(__file__).parents[2]
@@ -137,3 +138,40 @@ def test_a_submission_that_never_came_to_be_is_made_again(fake: Path):
     noted(run_dirs()[0], f"dualformer-{secrets.token_hex(6)}")
     assert run("ok", "--only", "seed=0") == 0
     assert computed()[0] == 1
+
+
+def test_a_user_without_a_name_is_known_by_number(fake: Path, monkeypatch: pytest.MonkeyPatch):
+    def unknown(*_: object) -> None:
+        raise KeyError("getpwuid(): uid not found")
+
+    for name in ("USER", "LOGNAME", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    assert run() == 0
+    assert computed() == [1, 1, 1, 1]
+    assert status.main(["--once"]) == 0
+
+
+def test_a_pending_element_that_leaves_no_trace_was_cancelled(fake: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(queue, "_FORGOTTEN_AFTER_S", 1.0)
+    (fake / "behaviour").write_text("drop-the-second\n")
+    assert run("ok", "--only", "seed=0", "seed=1") == 1
+    first, second = (read_result(run_dir) for run_dir in run_dirs()[:2])
+    assert first.status == "ok"
+    assert second.status == "skipped" and "CANCELLED before it started" in second.reason
+    assert [event["event"] for event in ledger.read(run_dirs()[1])].count("submit") == 1
+
+
+@pytest.mark.parametrize("name", ["a%j", "a%x", "a\\b"])
+def test_a_folder_whose_name_sbatch_would_change_is_refused(fake: Path, name: str, capsys: pytest.CaptureFixture):
+    assert run("ok", "--runs", name) == 2
+    assert "stands for a number in names of files" in capsys.readouterr().err
+
+
+def test_a_launcher_inside_a_job_hands_nothing_of_it_on(fake: Path, monkeypatch: pytest.MonkeyPatch):
+    for name in ("SLURM_MEM_PER_CPU", "SLURM_ARRAY_TASK_COUNT", "SBATCH_EXCLUSIVE", "PMI_RANK"):
+        monkeypatch.setenv(name, "7")
+    assert run("sees_environment", "--only", "seed=0") == 0
+    seen = json.loads((run_dirs()[0] / "seen.json").read_text())
+    assert not {"SLURM_MEM_PER_CPU", "SLURM_ARRAY_TASK_COUNT", "SBATCH_EXCLUSIVE", "PMI_RANK"} & seen.keys()
+    assert "SLURM_JOB_ID" in seen, "what its own job is, a run does see"

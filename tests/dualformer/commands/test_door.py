@@ -1,6 +1,7 @@
 """The one door: what it lists, what it imports, how it ends, and what every command's own options must have."""
 
 import argparse
+import importlib
 import importlib.util
 import os
 import re
@@ -8,6 +9,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -32,15 +34,9 @@ def door(*arguments, **options):
     )
 
 
-def converted(command):
-    if command._old_main() is not None:
-        pytest.skip(f"{command.module} reads the command line itself")
-    return command
-
-
 def own_parser(command):
     parser = Parser(prog=f"dualformer {command.name}")
-    converted(command).add_to(parser)
+    command.add_to(parser)
     return parser
 
 
@@ -78,7 +74,7 @@ def test_help_lists_every_command_and_imports_none_of_them():
             main(["--help"])
         except SystemExit as end:
             print("status", end.code)
-        modules = {command.module.partition(":")[0] for command in COMMANDS.values()}
+        modules = {command.module for command in COMMANDS.values()}
         print("imported", sorted(modules & set(sys.modules)), file=sys.stderr)
         print("heavy", sorted({"torch", "pandas", "matplotlib"} & set(sys.modules)), file=sys.stderr)
         """
@@ -98,7 +94,6 @@ def test_version():
 
 @pytest.mark.parametrize("command", COMMANDS.values(), ids=lambda command: command.name)
 def test_help_of_a_command_waits_for_nothing_heavy(command):
-    converted(command)
     process = python(
         """
         import sys
@@ -150,7 +145,8 @@ def test_options_named_as_a_field_have_its_choices(command):
     for action in own_parser(command)._actions:
         for option in action.option_strings:
             if (name := option.removeprefix("--").replace("-", "_")) in known:
-                assert frozenset(map(str, action.choices or ())) in known[name], f"dualformer {command.name} {option}"
+                taken = {"auto", *map(str, action.choices or ())}  # a command may ask for a name in place of "auto"
+                assert taken in [{"auto", *valid} for valid in known[name]], f"dualformer {command.name} {option}"
 
 
 def test_a_command_is_one_line_of_the_table_and_a_module(planted, capsys):
@@ -237,6 +233,42 @@ def test_errors_are_one_line_and_status_2(planted, capsys, error, where):
     assert output.err.startswith(f"dualformer {name}: {ERRORS[error]}")
 
 
+USELESS = {
+    "models": ["no_such_model"],
+    "fields": ["no_such_field"],
+    "macs": ["no_such_model"],
+    "check": ["no_such_model"],
+    "side-by-side": ["no_such_model", "nor_this"],
+    "roofline": ["no_such_model"],
+    "max-batch": ["no_such_model"],
+    "launch": ["--grid", "no_such_grid"],
+    "status": [],
+    "logs": ["ffff"],
+    "cancel": ["ffff"],
+    "retry": ["ffff"],
+    "cost": [],
+    "collect": ["--runs", "nowhere"],
+    "figures": ["--results", "nowhere"],
+    "compare": ["nowhere", "nor_here"],
+    "verify": ["nowhere"],
+    "metrics": ["nowhere"],
+    "predict": ["a.mp4", "--model", "no_such_model"],
+    "gradcam": ["a.mp4", "--model", "no_such_model", "--out", "a.png"],
+    "check-videos": ["nowhere"],
+    "prepare": ["kinetics", "--videos", "nowhere"],
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_says_in_one_line_what_is_wrong(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main([command, *USELESS[command]]) == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.startswith(f"dualformer {command}: ") and len(output.err.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_module_that_needs_a_missing_package_says_so(planted, capsys):
     assert main([planted("import a_package_that_nobody_has")]) == 2
     assert "needs the package 'a_package_that_nobody_has'" in capsys.readouterr().err
@@ -318,6 +350,18 @@ def test_documented_commands_are_those_there_are():
     document = (ROOT / "docs/commands.md").read_text(encoding="utf-8")
     written = document.partition("<!-- commands -->\n")[2].partition("<!-- end -->")[0]
     assert written == cli.documented()
+
+
+def test_console_script_is_the_door():
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    module, function = scripts["dualformer"].split(":")
+    assert getattr(importlib.import_module(module), function) is cli.program
+
+
+def test_files_that_a_shell_completes_say_so():
+    """argcomplete's global completion looks for the mark in the first kilobyte."""
+    for file in ("cli.py", "__main__.py"):
+        assert "PYTHON_ARGCOMPLETE_OK" in (ROOT / "dualformer" / file).read_text()[:1024]
 
 
 def test_library_comes_with_its_suite():

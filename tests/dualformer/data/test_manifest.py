@@ -182,7 +182,10 @@ def test_a_column_of_indices_orders_the_classes(tmp_path):
         (["a,x,0", "b,y,one"], "row 2: class_index 'one' is not a whole number from 0"),
         (["a,x,0", "b,y,0"], "row 2: class y with class_index 0, but an earlier row: class x"),
         (["a,x,0", "b,y,1", "c,x,2"], "row 3: class x with class_index 2, but an earlier row: class_index 0"),
-        (["a,x,0", "b,y,3"], "no clip of class_index 1, 2, the largest: 3"),
+        (["a,x,0", "b,y,100000"], "row 2: class_index '100000' is not a whole number from 0 to 99999"),
+        (["a,x,0", "b,y,-1"], "row 2: class_index '-1' is not a whole number"),
+        (["a,x,0", "b,y,0.5"], "row 2: class_index '0.5' is not a whole number"),
+        (["a,x,0", "b,y,1e999999999"], "row 2: class_index '1e999999999' is not a whole number"),
     ],
 )
 def test_indices_that_contradict_each_other_are_refused(tmp_path, rows, message):

@@ -84,7 +84,7 @@ WRITTEN = {
     "damaged.mp4": (write_damaged, "decoding fails after [0-9]+ frames"),
     "audio_only.mp4": (write_audio, "no video stream"),
     "empty_folder": (Path.mkdir, "no images in the folder"),
-    "flipped_bits.mp4": (write_flipped, (120, 48, 64)),
+    "flipped_bits.mp4": (write_flipped, r"damaged: [0-9]+ of 120 frames \([0-9]+\.[0-9]%\)"),
     "one_frame.mp4": (video(1), (1, 48, 64)),
     "five_frames.mp4": (video(5), (5, 48, 64)),
     "turned.mp4": (write_turned, (12, 64, 48)),
@@ -112,7 +112,7 @@ GIVEN = {
     "one_frame.mp4": (1, 256, 340),
     "rotated90.mp4": (327, 340, 256),
     "text_not_video.mp4": "can't be decoded",
-    "truncated_half.avi": (121, 240, 320),
+    "truncated_half.avi": r"damaged: 1 of 121 frames \(0\.8%\)",
     "truncated_half_moov_last.mp4": "can't be decoded",
     "vfr.mp4": (82, 256, 340),
     "zero_bytes.mp4": "empty file",
@@ -147,7 +147,7 @@ def test_written_files_give_all_their_frames_or_a_reason(tmp_path, name, decoder
     path = tmp_path / name
     write(path)
     check(path, decoder, expected)
-    if name in ("turned.mp4", "flipped_bits.mp4") or isinstance(expected, str):
+    if name == "turned.mp4" or isinstance(expected, str):
         return
     numbers = list(range(expected[0]))
     assert shown_numbers(read_in_order(path, numbers)) == numbers

@@ -1,6 +1,5 @@
 """From a published data set to a manifest and on to clips: nothing lost, nothing twice, errors that say what."""
 
-import csv
 import hashlib
 import json
 import os
@@ -15,6 +14,7 @@ import pytest
 
 from dualformer.cli import main
 from dualformer.data import inspection, prepare
+from dualformer.data.csv_files import read_csv
 from dualformer.data.dataset import DataConfig, VideoDataset
 from dualformer.data.manifest import read_manifest
 from sweeps.launching.grid import load_grid
@@ -33,8 +33,7 @@ def working_folder(tmp_path, monkeypatch):
 
 
 def rows(path):
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
+    return read_csv(Path(path))[1]
 
 
 def recorded(tmp_path, kind):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from dualformer.config import ConfigError
+from dualformer.config import ConfigError, flatten
 from dualformer.model import DualFormerConfig
 from dualformer.model_config import ModelConfig
 from sweeps.launching.grid import FOLDER, load_grid
@@ -244,3 +244,100 @@ def _odd_values(value: object) -> list[object]:
         ends = [[], [*value, value[-1]], value[:-1]]
         return ends + [[*value[:-1], odd] for odd in _odd_values(value[-1])]
     return []
+
+
+def values(grid, *fields: str) -> list[tuple]:
+    return [tuple(flatten(run.config.to_dict())[field] for field in fields) for run in grid.runs]
+
+
+def test_an_axis_is_added_or_put_in_place_of_the_grids_own(load):
+    text = "axes: {seed: [0, 1], train.steps: [5, 6]}"
+    replaced = load(text, axes=["seed=7,8"])
+    assert values(replaced, "seed", "train.steps") == [(7, 5), (7, 6), (8, 5), (8, 6)]
+    added = load("axes: {seed: [0, 1]}", axes=["train.steps=5,6"])
+    assert values(added, "seed", "train.steps") == [(0, 5), (0, 6), (1, 5), (1, 6)]
+    assert values(load("", axes=["seed=0,1", "train.steps=5"]), "seed", "train.steps") == [(0, 5), (1, 5)]
+
+
+def test_an_axis_is_added_to_rows_that_do_not_say_otherwise(load):
+    grid = load("rows: [{train.steps: 5}, {train.steps: 6, seed: 9}]", axes=["seed=0,1"])
+    assert values(grid, "train.steps", "seed") == [(5, 0), (5, 1), (6, 9)]
+    assert [run.name for run in grid.runs] == ["row 1, seed=0", "row 1, seed=1", "row 2"]
+
+
+def test_values_of_an_axis_are_yaml(load):
+    (patterns,) = zip(*values(load("", axes=['model.attention="LL,LG,LG,F",LG']), "model.attention"), strict=True)
+    assert patterns == ("LL,LG,LG,F", "LG")
+    assert values(load("", axes=["model.crop_size=[16,16],32"]), "model.crop_size") == [([16, 16],), (32,)]
+
+
+def test_a_limit_keeps_the_first_runs_of_those_selected(load):
+    text = "axes: {seed: [0, 1, 2, 3]}"
+    assert values(load(text, limit=2), "seed") == [(0,), (1,)]
+    assert values(load(text, only=["seed=2", "seed=3"], limit=1), "seed") == [(2,)]
+    assert len(load(text, limit=99).runs) == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments", "message"),
+    [
+        ("", {"axes": ["seed"]}, "--axis seed: expected FIELD=V1,V2"),
+        ("", {"axes": ["seed="]}, "no values"),
+        ("", {"axes": ["sed=1,2"]}, "unknown field 'sed'; did you mean 'seed'"),
+        ("", {"axes": ["seed=1,1"]}, "the same run"),
+        ("", {"axes": ["seed=1", "seed=2"]}, "given twice"),
+        ("", {"axes": ["seed=1"], "overrides": ["seed=2"]}, "--axis seed and --set seed: one of them must go"),
+        ("axes: {clip: {a: {seed: 1}, b: {seed: 2}}}", {"axes": ["clip=a"]}, "--only clip=LABEL"),
+        ("", {"axes": [f"seed={','.join(map(str, range(200)))}", f"train.steps={','.join(map(str, range(200)))}"]},
+         "more than 10000 runs"),
+    ],
+)  # fmt: skip
+def test_a_wrong_axis_is_refused(load, text: str, arguments: dict, message: str):
+    with pytest.raises(ConfigError, match=f"(?s){message}"):
+        load(text, **arguments)
+
+
+_NAMES = ("steps", "batch_size", "log_every", "save_every", "keep_checkpoints", "num_workers", "evaluate_every")
+ENDLESS = "axes: {" + ", ".join(f"train.{name}: [{', '.join(map(str, range(1, 101)))}]" for name in _NAMES) + "}"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (ENDLESS, "100000000000000 runs, and a grid may have 10000"),
+        ("rows: [{model.overrides.depths: [1000000000]}]", "numbers of a network are at most 1000000"),
+        ("rows: [{model.overrides.depths: [5000]}]", "5000 blocks; at most 1000"),
+        ("rows: [{model.num_frames: 1000000000}]", "numbers of a network are at most"),
+        (f"rows: [{{train.milestones: [{', '.join(['0.5'] * 20000)}]}}]", "20000 values; at most 10000"),
+        ("rows: [{evaluate.num_crops: 2}]", "num_crops must be 1 or 3, got 2"),
+        ("rows: [{seed: 4294967296}]", "seed must be from 0 to 4294967295"),
+        ("rows: [{train: {micro_steps: 33}}]", r"micro_steps \(33\) can't cut a batch of 32 clips"),
+        ("rows: [{threads: 1000000000}]", "threads must be from 1 to"),
+        ("rows: [{resources.time_min: 0}]", "time_min must be at least 1, got 0"),
+        ("rows: [{resources.nodes: 0}]", "nodes must be at least 1"),
+        ("rows: [{resources.gpus_per_node: -1}]", "gpus_per_node must be at least 0"),
+        ("rows: [{resources.mem_gib: 0}]", "mem_gib must be positive"),
+        ("rows: [{resources.time_min: soon}]", "'soon' is no time"),
+        ("rows: [{data.root: ''}]", "data.root: no folder ''"),
+        (f"rows: [{{data.root: {'x' * 5000}}}]", r"data.root: no folder 'x{200}\.\.\.'"),
+        (f"rows: [{{model.weights: {'x' * 5000}}}]", "model.weights: no file"),
+        (f"rows: [{{{'a.' * 500}b: 1}}]", "unknown field 'a.a."),
+        ("rows: [{3: 4}]", "the key '3' is not text"),
+        ("rows: [!!set {a}]", "the tag"),
+    ],
+)
+def test_what_a_run_would_meet_is_refused_before(load, text: str, message: str):
+    with pytest.raises(ConfigError, match=f"(?s){message}") as caught:
+        load(text)
+    assert len(str(caught.value)) < 2000
+
+
+def test_resources_take_times_as_slurm_writes_them(load):
+    assert values(load("rows: [{resources.time_min: 2:00:00}]"), "resources.time_min") == [(120,)]
+
+
+def test_an_empty_mapping_of_base_is_not_shared_between_runs(tmp_path: Path):
+    rows = "rows: [{model.overrides.depths: [1, 1, 1, 1]}, {model.overrides.mlp_ratio: 2.0}]"
+    (tmp_path / "empty.yaml").write_text("base: {model: {num_frames: 4, crop_size: 32, overrides: {}}}\n" + rows)
+    grid = load_grid(tmp_path / "empty.yaml")
+    assert [sorted(run.config.model.overrides) for run in grid.runs] == [["depths"], ["mlp_ratio"]]

@@ -70,6 +70,8 @@ class Launcher:
         self.process = subprocess.Popen(
             [sys.executable, "-c", program, *arguments],
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment,
+            # Where the tests run in the background, Ctrl-C is ignored, and what they start would ignore it too.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip
 
     def end(self) -> tuple[int, str]:
@@ -345,3 +347,125 @@ def test_no_wait_leaves_the_runs_to_themselves(folder: Path):
     assert done.returncode == 0, done.stderr
     (cell,) = load_grid("three.yaml", overrides=["measure.samples=2"], only=["seed=0"]).runs
     wait_until(lambda: read_result(Path("runs", cell.run_id)))
+
+
+def test_failed_runs_are_told_with_the_flag_that_computes_them_again(folder: Path, capsys: pytest.CaptureFixture):
+    run("seed_1_raises", executor="debug")
+    told = capsys.readouterr().out
+    assert "the same command with --retry error computes the 1 that failed again" in told
+    run("seed_1_raises", executor="debug")
+    assert "--retry error" in capsys.readouterr().out
+    assert run("ok", "--retry", "error", executor="debug") == 0
+    assert "--retry" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("resources.time_min=0", "time_min must be at least 1"),
+        ("resources.time_min=1", r"signal_delay_s (90) must be shorter than time_min (1)"),
+        ("resources.nodes=0", "nodes must be at least 1"),
+        ("resources.nodes=1000000", "nodes: "),
+        ("resources.gpus_per_node=-1", "gpus_per_node must be at least 0"),
+        ("resources.mem_gib=0", "mem_gib must be positive"),
+        ("resources.mem_gib=1e9", "mem_gib: "),
+    ],
+)
+@pytest.mark.parametrize("more", [(), ("--dry-run",)])
+def test_resources_that_no_place_could_give_are_refused_before_anything_is_written(folder, flag, message, more, capsys):
+    assert run("ok", "--set", flag, *more) == 2
+    assert message in capsys.readouterr().err and not Path("runs").exists()
+
+
+def test_a_grid_that_is_refused_later_leaves_nothing_either(folder: Path):
+    assert run("ok", "--set", "resources.gpus_per_node=7") == 2
+    assert not list(Path("runs").rglob("*.json*"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["model.crop_size=64"], "model.crop_size: 64x64 is larger than the embedded data's training frames, 16x32"),
+        (["data.resize=8"], "16x16 is larger than the embedded data's training frames, 8x16"),
+        (["data.test_resize=8"], "embedded data's test frames"),
+        (["data.augment.short_side=[8, 32]"], "embedded data's training frames, 8x16"),
+        (["model.num_frames=64"], "64 frames at stride 1 need 64, and embedded videos have"),
+        (["data.frame_stride=16"], "4 frames at stride 16 need 49"),
+        (["train.token_labels.teacher=dualformer_base"], "name the weights of dualformer_base"),
+    ],
+)
+def test_what_training_would_refuse_is_refused_before(folder: Path, flags: list[str], message: str, capsys):
+    assert run("ok", "--dry-run", "--set", "train.steps=5", *flags) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "flags", [["data.augment.crop_area=[0.5, 1]", "data.test_resize=64"], ["data.short_video=loop"]]
+)
+def test_what_training_can_do_is_not_refused(folder: Path, flags: list[str]):
+    assert run("ok", "--dry-run", "--set", "train.steps=5", "data.frame_stride=1", *flags) == 0
+
+
+def test_a_dry_run_draws_and_writes_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    monkeypatch.setenv("DUALFORMER_CACHE", str(folder / "cache"))
+    assert run("ok", "--dry-run", "--set", "train.epochs=2", "data.embedded.num_train=80000") == 0
+    assert not Path("runs").exists() and not Path("cache").exists()
+    assert sorted(path.name for path in folder.iterdir()) == ["three.yaml", "two.yaml"]
+
+
+def test_the_order_and_number_of_runs_can_be_limited(folder: Path):
+    assert run("ok", "--limit", "1", "--axis", "seed=7,8", executor="debug") == 0
+    assert [differs["seed"] for differs in listed().values()] == [7]
+    (launch,) = json.loads(Path("runs/three.grid.json").read_text())["launches"]
+    assert launch["arguments"][-4:] == ["--axis", "seed=7,8", "--limit", "1"]
+
+
+def test_a_run_folder_that_is_removed_meanwhile_starts_anew(launcher):
+    first = launcher("slow")
+    wait_until(lambda: any((run_dir / "metrics.jsonl").exists() for run_dir in run_dirs()))
+    (removed, *_) = [run_dir for run_dir in run_dirs() if (run_dir / "metrics.jsonl").exists()]
+    shutil.rmtree(removed)
+    status, output = first.end()
+    assert status == 0, output
+    assert f"{removed.name}: its folder was removed; the run starts anew" in output
+    assert computed() == [1, 1, 1]
+
+
+def test_a_waiting_run_whose_folder_is_removed_is_computed_all_the_same(launcher):
+    first = launcher("slow", "--set", "measure.samples=3")
+    runs = [Path("runs", run.run_id) for run in load_grid("three.yaml", overrides=["measure.samples=3"]).runs]
+    wait_until(lambda: sum((run_dir / "metrics.jsonl").exists() for run_dir in runs) == 2)
+    (waiting,) = [run_dir for run_dir in runs if not (run_dir / "metrics.jsonl").exists()]
+    shutil.rmtree(waiting)
+    status, output = first.end()
+    assert status == 0 and read_result(waiting).status == "ok", output
+
+
+def test_a_launcher_that_fails_leaves_no_workers_behind(launcher):
+    first = launcher("endless")
+    wait_until(lambda: sum((run_dir / "metrics.jsonl").exists() for run_dir in run_dirs()) == 2)
+    pids = [event["pid"] for run_dir in run_dirs() for event in ledger.read(run_dir) if event["event"] == "start"]
+    shutil.rmtree(Path("runs"), ignore_errors=True)
+    Path("runs").touch()  # nothing can be written there any more
+    status, output = first.end()
+    assert status == 1 and "error: " in output, output
+    wait_until(lambda: not any(psutil.pid_exists(pid) for pid in pids), 20)
+
+
+@pytest.mark.parametrize("name", ["a%j", "a%A", "x%t%a"])
+def test_a_folder_whose_name_submitit_would_change_is_refused(folder: Path, name: str, capsys: pytest.CaptureFixture):
+    assert run("ok", "--runs", name) == 2
+    assert "stands for a number in names of files" in capsys.readouterr().err
+    assert run("ok", "--runs", "100%", executor="debug") == 0
+
+
+def test_help_is_quick_and_needs_no_torch(folder: Path):
+    for name in ("launcher", "status", "logs", "cancel", "retry"):
+        program = (
+            f"import sys, argparse; import sweeps.launching.{name} as command; parser = argparse.ArgumentParser()\n"
+            "command.add_arguments(parser); parser.format_help()\n"
+            "assert all(action.help for action in parser._actions)\n"
+            "assert not {'torch', 'pandas', 'matplotlib'} & set(sys.modules), 'torch'"
+        )
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
+        assert done.returncode == 0, (name, done.stderr)

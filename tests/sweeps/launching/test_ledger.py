@@ -5,11 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from slurm.job_id import JobId
 from sweeps.launching import ledger
 
 CLAIM = """
 import sys, time
 from pathlib import Path
+from slurm.job_id import JobId
 from sweeps.launching import ledger
 with ledger.claim(Path(sys.argv[1])) as taken:
     print(taken, flush=True)
@@ -93,3 +95,40 @@ def test_a_file_system_without_locks_is_named(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(ledger.fcntl, "lockf", refuse)
     with pytest.raises(OSError, match="no file locks; put --runs elsewhere"), ledger.claim(tmp_path):
         pass
+
+
+def test_a_retry_takes_a_cancellation_back():
+    assert ledger.is_cancelled(events("submit", "cancelled"))
+    assert not ledger.is_cancelled(events("submit", "cancelled", "retry"))
+    assert not ledger.is_cancelled(events("cancelled", "retry", "submit", "submitted", "start", "lost"))
+    assert ledger.is_cancelled(events("cancelled", "retry", "submit", "cancelled"))
+    assert not ledger.is_cancelled(events("submit", "start"))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"event": "submit", "time": "2026-01-01T00:00:00+00:00"}',
+        '{"event": "submitted", "time": "2026-01-01T00:00:00+00:00", "job_id": "slurm:1"}',
+        '{"event": "submit", "time": "2026-01-01T00:00:00+00:00", "token": 3}',
+        '{"event": "start", "token": "a"}',
+        '{"event": 3, "time": "2026-01-01T00:00:00+00:00"}',
+        '["submit"]',
+        "17",
+    ],
+)
+def test_a_line_that_is_no_event_is_passed_over_with_a_warning(tmp_path: Path, line: str, capsys):
+    ledger.append(tmp_path, "submit", token="a")
+    with open(tmp_path / "ledger.jsonl", "a") as file:
+        file.write(f"{line}\n")
+    ledger.append(tmp_path, "submitted", token="a", job_id=JobId("slurm", "7"))
+    for _ in range(2):
+        assert ledger.open_submission(ledger.read(tmp_path)).job_id == JobId("slurm", "7")
+    assert capsys.readouterr().err.count("passed over a line that is no event") == 1
+
+
+def test_a_submission_with_odd_values_is_one_all_the_same(tmp_path: Path):
+    ledger.append(tmp_path, "submit", token="a", launcher="nobody", index="x", executor="of-another-version")
+    ledger.append(tmp_path, "submitted", token="a", job_id="nothing")
+    found = ledger.open_submission(ledger.read(tmp_path))
+    assert (found.launcher, found.index, found.job_id) == (None, 0, None)

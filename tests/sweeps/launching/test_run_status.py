@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 
 from dualformer.results.result import Result, append_metrics, write_result
+from slurm import queue, slurm_array
+from slurm.job_id import JobId
+from slurm.queue import QueuedJob
 from sweeps.launching import ledger, status
 from sweeps.launching.run_status import run_status
 
@@ -91,3 +94,43 @@ def test_it_answers_without_torch(runs: Path):
     program += "; assert 'torch' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("jobs", "state", "note"),
+    [
+        (None, "queued", "slurm:12_3"),
+        ({"12_3": QueuedJob("PENDING", "", "Priority", "1:00", "t")}, "queued", "slurm:12_3 PENDING Priority"),
+        ({"12_3": QueuedJob("CANCELLED", "", "None", "1:00", "t")}, "lost", "slurm:12_3 CANCELLED None"),
+        ({"12_3": QueuedJob("FAILED", "node1", "None", "1:00", "t")}, "lost", "slurm:12_3 FAILED node1"),
+        ({}, "lost", "slurm:12_3 not in Slurm's queue"),
+    ],
+)
+def test_what_the_queue_knows_of_a_job_is_its_state(runs: Path, monkeypatch, jobs, state: str, note: str):
+    monkeypatch.setattr(slurm_array, "_FRESH_S", -1.0)
+    monkeypatch.setattr(slurm_array, "view", queue.View())
+    monkeypatch.setattr(queue, "jobs", lambda: jobs)
+    monkeypatch.setattr(queue, "final_state", lambda job_id: "")
+    found = run_status(runs / "sent")
+    assert (found.state, found.note) == (state, note)
+
+
+def test_a_job_that_was_just_submitted_is_queued_though_the_queue_lags(runs: Path, monkeypatch):
+    monkeypatch.setattr(slurm_array, "view", queue.View())
+    monkeypatch.setattr(queue, "jobs", lambda: {})
+    assert run_status(runs / "sent").state == "queued"
+
+
+def test_a_local_run_whose_process_is_gone_is_lost(runs: Path):
+    ledger.append(runs / "new", "submit", token="u", executor="local")
+    ledger.append(runs / "new", "submitted", token="u", job_id=JobId("local", "1", "1.00"))
+    assert run_status(runs / "new").state == "lost"
+    ledger.append(runs / "sent", "submit", token="v", executor="local", launcher=JobId("local", "1", "1.00"))
+    assert run_status(runs / "sent").state == "lost", "its launcher died while submitting"
+
+
+def test_a_record_that_is_none_is_passed_over(runs: Path, capsys: pytest.CaptureFixture):
+    (runs / "torn.grid.json").write_text('{"grid": "to')
+    (runs / "odd.grid.json").write_text("[1]")
+    assert status.main(["--runs", str(runs)]) == 0
+    assert "some: 4 runs" in capsys.readouterr().out

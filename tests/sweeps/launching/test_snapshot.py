@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from dualformer import registry
 from dualformer.results.layout import SNAPSHOTS
-from sweeps.launching.snapshot import SnapshotError, check, take
+from sweeps.launching.snapshot import SnapshotError, check, name_of, take
 from sweeps.source import PACKAGES, ROOT, code_hash, source_state
 
 
@@ -76,3 +77,25 @@ def test_source_state_knows_commit_and_changes(tmp_path: Path):
     assert source_state(tmp_path) == {"commit": git(tmp_path, "rev-parse", "HEAD"), "dirty": False}
     (tmp_path / "a.py").write_text("2\n")
     assert source_state(tmp_path)["dirty"] is True
+
+
+def test_a_network_of_ones_own_is_copied_beside_the_code(checkout: Path, tmp_path: Path, monkeypatch):
+    package = tmp_path / "place" / "mine"
+    (package / "parts").mkdir(parents=True)
+    for name in ("__init__.py", "net.py", "parts/__init__.py", "parts/block.py"):
+        (package / name).write_text("")
+    single = tmp_path / "place" / "single.py"
+    single.write_text("")
+    files = {"mine.net:build": sorted(package.rglob("*.py")), "single:build": [single]}
+    monkeypatch.setattr(registry, "source_files", lambda name: files[name], raising=False)
+    plain = take(tmp_path / "runs", root=checkout)
+    snapshot = take(tmp_path / "runs", [*files, *files, "dualformer_tiny"], root=checkout)
+    assert snapshot != plain and name_of(plain) == plain.name
+    for name in ("mine/net.py", "mine/parts/block.py", "single.py", "sweeps/run.py"):
+        assert (snapshot / name).is_file()
+    assert take(tmp_path / "runs", files, root=checkout) == snapshot
+    assert name_of(snapshot) == snapshot.name
+    (package / "parts" / "block.py").write_text("# edited\n")
+    assert take(tmp_path / "runs", files, root=checkout) != snapshot
+    (snapshot / "mine" / "net.py").write_text("# tampered with\n")
+    assert name_of(snapshot) != snapshot.name
