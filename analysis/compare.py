@@ -1,9 +1,12 @@
-"""`python -m dualformer compare A B`: which of two result sets is quicker, smaller, better, run by run?
+"""Say which of two result sets is quicker, smaller or better, run by run.
 
-A and B are folders of runs, tables, or folders of tables; `A@COMMIT` keeps the rows of one commit. Rows are joined by
-configuration: what was chosen must be equal, and what was found (commit, versions, host) may differ. Sets that differ
-in device, precision, batch size, threads, schema or measurement version are refused, unless `--across` names it; so
-does any other field, such as `--across model.attention`, tell that A and B are meant to differ in it.
+    dualformer compare A B [--metric FIELD] [--across FIELD ...]
+
+A and B are runs, folders of runs, tables, or folders of tables; `A@COMMIT` keeps the rows of one commit. Rows are
+joined by configuration: what was chosen must be equal, and what was found (commit, versions, host) may differ; so may
+fields that can't change what a run comes to. Rows of one run id are the same run, however it was spelt. Sets that
+differ in device, precision, batch size, threads, schema or measurement version are refused, unless `--across` names it;
+so does any other field, such as `--across model.attention`, tell that A and B are meant to differ in it.
 
 The ratio is B / A. Folders of runs keep every timed pass, so ratios of latencies come with a bootstrap interval, and
 "no difference seen" is said where it spans 1. The interval holds what varied while these runs were timed, not what
@@ -16,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import difflib
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,13 +27,16 @@ from typing import Any
 
 import numpy as np
 
-from analysis import result_set, schema
-from analysis.result_set import ResultSetError, Row, is_number
+from dualformer.arguments import program
+from dualformer.config import nearest
+from dualformer.results import result_set, statistics
+from dualformer.results.result import metrics, of_kind
+from dualformer.results.result_set import ResultSetError, is_number
+from dualformer.results.statistics import LEVEL
+from dualformer.results.table import Row, configuration
+from sweeps.run_config import irrelevant_fields
 
 LATENCY = "latency_ms_p50"
-METRICS = tuple(name for name, kind in {**schema.MEASURED, **schema.OPTIONAL}.items() if kind in ("float64", "Int64"))
-COUNTED = ("params_m", "gmacs_per_view", "num_views", "gmacs_total", "gflops_total", "train_gmacs_per_clip")
-"""Metrics that are arithmetic: a ratio of them has no interval because it has no uncertainty."""
 
 CONDITIONS = {
     "device": ("provenance.device_name", "device"),
@@ -45,12 +50,6 @@ CONDITIONS = {
 
 ONE_VALUE = ("device", "schema", "measurement")
 """Conditions of which a comparison holds one value only: no configuration would tell its rows apart."""
-
-IRRELEVANT = ("train.log_every", "train.save_every", "train.num_workers", "evaluate.num_workers", "resources.")
-"""Fields of a configuration, or their beginnings, that no number depends on."""
-
-LEVEL = 0.95
-DRAWS = 4000
 
 
 class CompareError(Exception):
@@ -82,6 +81,7 @@ class Pair:
         b: the metric of B's run.
         draws: bootstrap draws of b / a; None where no samples were kept.
         disturbed: what the two rows say disturbed their timing, in words.
+        edited: whether the two are other networks though they were chosen alike: a model's default was edited between.
     """
 
     label: str
@@ -89,20 +89,40 @@ class Pair:
     b: float
     draws: np.ndarray | None
     disturbed: tuple[str, ...] = ()
+    edited: bool = False
 
     @property
     def ratio(self) -> float:
         return self.b / self.a if self.a else float("nan")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit status."""
-    options = _parser().parse_args(arguments)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("a", metavar="A", help="the baseline: a run, a folder of runs, a table, or a folder of tables")
+    parser.add_argument("b", metavar="B", help="what is compared with it; @COMMIT at the end keeps one commit's rows")
+    parser.add_argument(
+        "--metric",
+        choices=metrics(),
+        default=LATENCY,
+        metavar="FIELD",
+        help=f"{', '.join(metrics())} (default: {LATENCY})",
+    )
+    parser.add_argument(
+        "--across",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="FIELD",
+        help=f"let A and B differ in this: {', '.join(CONDITIONS)}, or any field of the configuration (default: none)",
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Compares; returns the exit status."""
     try:
         a, b = read_side(options.a), read_side(options.b)
         pairs, left_out = compare(a, b, options.metric, options.across)
     except (CompareError, ResultSetError, OSError) as error:
-        print(f"compare: {error}", file=sys.stderr)
+        print(f"{program('compare')}: {error}", file=sys.stderr)
         return 2
     for letter, side in (("A", a), ("B", b)):
         commits = result_set.values(side.rows, "provenance.commit")
@@ -111,9 +131,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for pair in pairs:
         for flag in pair.disturbed:
             print(f"disturbed: {pair.label}: {flag}")
+        if pair.edited:
+            print(f"note: {pair.label}: not the same network in A and B, since a default of the model was edited")
     for reason in left_out:
         print(f"left out: {reason}")
     return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="dualformer compare", description=(__doc__ or "").partition("\n")[0])
+    add_arguments(parser)
+    return run(parser.parse_args(arguments))
 
 
 def read_side(name: str) -> Side:
@@ -125,8 +154,8 @@ def read_side(name: str) -> Side:
     """
     path, _, commit = (name, "", "") if Path(name).exists() else name.partition("@")
     sets = result_set.read(Path(path))
-    if torn := [problem for found in sets for problem in found.problems if "is not" in problem]:
-        raise CompareError("; ".join(torn))
+    if damaged := [problem for found in sets for problem in found.damaged]:
+        raise CompareError("; ".join(damaged))
     rows = [row for found in sets for row in found.rows if str(row.get("provenance.commit", "")).startswith(commit)]
     if not all(isinstance(row.get("run_id"), str) for row in rows):
         raise CompareError(f"rows of '{path}' have no run_id that is text")
@@ -153,32 +182,38 @@ def compare(a: Side, b: Side, metric: str = LATENCY, across: Iterable[str] = ())
     """
     across = list(across)
     _refuse_mixed(a, b, across)
-    ignored = _fields(a, b, across)
-    ours, theirs = _by_configuration("A", a, ignored), _by_configuration("B", b, ignored)
-    joined = [(ours[key], theirs[key]) for key in ours if key in theirs]
-    left_out = [f"only A has {_name(ours[key])}" for key in ours if key not in theirs]
-    left_out += [f"only B has {_name(theirs[key])}" for key in theirs if key not in ours]
+    joined, left_out = _join(a, b, _fields(a, b, across))
     random = np.random.default_rng(0)
     pairs = []
     for (row_a, row_b), label in zip(joined, _labels(joined)):
-        lacking = [(letter, row) for letter, row in (("A", row_a), ("B", row_b)) if not is_number(row.get(metric))]
-        left_out += [f"{label}: {letter} has no {metric} ({_why(row)})" for letter, row in lacking]
-        if not lacking:
-            samples = [side.samples_ms.get(row["run_id"]) for side, row in ((a, row_a), (b, row_b))]
-            draws = ratio_draws(samples[1], samples[0], random) if metric == LATENCY and all(samples) else None
-            flags = [
-                f"{letter}: {flag}" for letter, row in (("A", row_a), ("B", row_b)) for flag in result_set.flags(row)
-            ]
-            pairs.append(Pair(label, row_a[metric], row_b[metric], draws, tuple(flags)))
+        sides = (("A", a, row_a), ("B", b, row_b))
+        if lacking := [(letter, row) for letter, _, row in sides if not is_number(row.get(metric))]:
+            left_out += [f"{label}: {letter} has no {metric} ({_why(row)})" for letter, row in lacking]
+            continue
+        of_a, of_b = (side.samples_ms.get(row["run_id"], []) for _, side, row in sides)
+        draws = statistics.ratio_draws(of_b, of_a, random) if metric == LATENCY else None
+        flags = tuple(f"{letter}: {flag}" for letter, _, row in sides for flag in result_set.flags(row))
+        pairs.append(Pair(label, row_a[metric], row_b[metric], draws, flags, _is_edited(row_a, row_b)))
     if not pairs:
         raise CompareError(_no_pair(a, b, joined, left_out, metric))
     return pairs, left_out
 
 
-def ratio_draws(samples: Sequence[float], baseline: Sequence[float], random: np.random.Generator) -> np.ndarray:
-    """Ratios of the medians of resamplings of both."""
-    medians = [np.median(random.choice(values, (DRAWS, len(values))), axis=1) for values in (samples, baseline)]
-    return medians[0] / medians[1]
+def _is_edited(a: Row, b: Row) -> bool:
+    """Whether two rows chose one network, spelt alike, and had two."""
+    chosen = [{name: value for name, value in row.items() if name.startswith("model.")} for row in (a, b)]
+    networks = [row.get("provenance.network") for row in (a, b)]
+    return None not in networks and networks[0] != networks[1] and chosen[0] == chosen[1]
+
+
+def _join(a: Side, b: Side, ignored: set[str]) -> tuple[list[tuple[Row, Row]], list[str]]:
+    """Pairs of rows of one configuration or one run, and each row that has no partner, in words."""
+    ours, theirs = _by_configuration("A", a, ignored), _by_configuration("B", b, ignored)
+    spelt = {row["run_id"]: key for key, row in ours.items()}
+    theirs = {spelt.get(row["run_id"], key): row for key, row in theirs.items()}
+    joined = [(row, theirs[key]) for key, row in ours.items() if key in theirs]
+    left_out = [f"only A has {_name(row)}" for key, row in ours.items() if key not in theirs]
+    return joined, left_out + [f"only B has {_name(row)}" for key, row in theirs.items() if key not in ours]
 
 
 def table(pairs: Sequence[Pair], metric: str) -> list[str]:
@@ -192,8 +227,8 @@ def table(pairs: Sequence[Pair], metric: str) -> list[str]:
     if len(pairs) > 1 and all(pair.ratio > 0 for pair in pairs):
         draws = [pair.draws for pair in pairs if pair.draws is not None]
         everywhere = len(draws) == len(pairs)
-        mean = _geometric_mean([pair.ratio for pair in pairs])
-        said = _interval(_geometric_mean(draws)) if everywhere else ""
+        mean = statistics.geometric_mean([pair.ratio for pair in pairs])
+        said = _interval(statistics.geometric_mean(draws)) if everywhere else ""
         lines.append(f"{'geometric mean':{width}} {'':11} {'':11} {mean:7.3f}  {said}".rstrip())
     return lines
 
@@ -202,22 +237,17 @@ def verdict(pair: Pair, metric: str) -> str:
     """What the ratio of a pair means, in words."""
     if pair.draws is not None:
         return _interval(pair.draws)
-    if metric in COUNTED:
+    if metric in of_kind("counted"):
         return "equal" if pair.a == pair.b else "counted, so exact"
     if metric == LATENCY:
-        return "no interval: a table keeps quantiles and no passes; folders of runs do"
+        return "no interval: a table keeps quantiles and no passes, of which a run's folder has two or more"
     return "no interval: this metric is kept as one number"
 
 
 def _interval(draws: np.ndarray) -> str:
-    low, high = np.quantile(draws, ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
+    low, high = statistics.interval(draws)
     seen = ", no difference seen" if low <= 1 <= high else ""
     return f"{LEVEL:.0%} [{low:.3f}, {high:.3f}]{seen}"
-
-
-def _geometric_mean(ratios: Sequence[float] | Sequence[np.ndarray]) -> Any:
-    """Over pairs; draws stay apart."""
-    return np.exp(np.mean(np.log(ratios), axis=0))
 
 
 def _refuse_mixed(a: Side, b: Side, across: Sequence[str]) -> None:
@@ -234,12 +264,11 @@ def _refuse_mixed(a: Side, b: Side, across: Sequence[str]) -> None:
 
 def _fields(a: Side, b: Side, across: Iterable[str]) -> set[str]:
     """Fields that `across` names."""
-    known = {name for row in [*a.rows, *b.rows] for name in result_set.configuration(row)}
-    ignored = set()
+    known = {name for row in [*a.rows, *b.rows] for name in configuration(row)}
+    ignored: set[str] = set()
     for name in across:
         if name not in CONDITIONS and name not in known:
-            near = difflib.get_close_matches(name, [*CONDITIONS, *known], n=1)
-            raise CompareError(f"--across {name}: no such field" + (f"; did you mean '{near[0]}'?" if near else ""))
+            raise CompareError(f"--across {name}: no such field{nearest(name, [*CONDITIONS, *known])}")
         ignored.update(CONDITIONS.get(name, (name,)))
     return ignored
 
@@ -248,7 +277,7 @@ def _by_configuration(letter: str, side: Side, ignored: set[str]) -> dict[str, R
     """Rows by what was chosen, in the order of the set."""
     found: dict[str, Row] = {}
     for row in side.rows:
-        content = {name: value for name, value in _chosen(row).items() if name not in ignored}
+        content = {name: _plain(value) for name, value in _chosen(row).items() if name not in ignored}
         key = json.dumps(content, sort_keys=True)
         if key in found:
             raise CompareError(
@@ -260,8 +289,15 @@ def _by_configuration(letter: str, side: Side, ignored: set[str]) -> dict[str, R
 
 
 def _chosen(row: Row) -> Row:
-    chosen = result_set.configuration(row)
-    return {name: value for name, value in chosen.items() if not name.startswith(IRRELEVANT)}
+    """What was chosen and can matter."""
+    return {name: value for name, value in configuration(row).items() if name not in irrelevant_fields()}
+
+
+def _plain(value: Any) -> Any:
+    """8.0 is 8, as some programs save it."""
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _labels(joined: Sequence[tuple[Row, Row]]) -> list[str]:
@@ -300,22 +336,6 @@ def _no_pair(a: Side, b: Side, joined: Sequence[Any], left_out: Sequence[str], m
     names = sorted({name for row in [*a.rows, *b.rows] for name in _chosen(row)})
     differing = [name for name in names if result_set.values(a.rows, name) != result_set.values(b.rows, name)]
     return f"no run of A has the configuration of one of B; they differ in {', '.join(differing)} (see --across)"
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m dualformer compare", description=__doc__.partition("\n")[0])
-    parser.add_argument("a", metavar="A", help="the baseline: a folder of runs, a table, or a folder of tables")
-    parser.add_argument("b", metavar="B", help="what is compared with it; @COMMIT at the end keeps one commit's rows")
-    parser.add_argument("--metric", choices=METRICS, default=LATENCY, metavar="FIELD", help=f"default: {LATENCY}")
-    parser.add_argument(
-        "--across",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="FIELD",
-        help=f"let A and B differ in this: {', '.join(CONDITIONS)}, or any field of the configuration",
-    )
-    return parser
 
 
 if __name__ == "__main__":

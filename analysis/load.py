@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,15 +11,20 @@ from typing import Any
 
 import pandas as pd
 
-from analysis import schema
+from dualformer.results import table as results_table
+from dualformer.results.files import read_object
+from dualformer.results.result import ROW_STATUSES, SCHEMA_VERSION, fields
 
 FOLDER = Path(__file__).resolve().parent
 RESULTS_VARIABLE = "ANALYSIS_RESULTS"
-MANIFEST_FIELDS = ("grid", "device", "device_name", "commits", "dirty", "expected", "finished", "missing", "differs")
+SHEET_FIELDS = ("grid", "device", "device_name", "commits", "dirty", "expected", "finished", "missing", "differs")
+
+KINDS = {float: "float64", int: "Int64", bool: "boolean", str: "string", list: "string"}
+"""pandas' type of a column whose field has this type."""
 
 
 class LoadError(Exception):
-    """A results file can't be trusted: unknown schema, missing column, wrong type, table and manifest at odds."""
+    """A results file can't be trusted: unknown schema, missing column, wrong type, table and sheet at odds."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,22 +32,22 @@ class Table:
     """One grid on one device.
 
     Attributes:
-        frame: one row per run the grid expects; see `analysis/schema.py` for the columns.
-        manifest: what `collect.py` wrote beside it (commits, expected and missing runs, the grid's text, ...).
+        frame: one row per run the grid expects; `dualformer.results.result` says what the columns are.
+        sheet: what `collect.py` wrote beside it (commits, expected and missing runs, the grid's text, ...).
         digest: start of the SHA-256 of the CSV file, for figures to name the data they show.
     """
 
     frame: pd.DataFrame
-    manifest: dict[str, Any]
+    sheet: dict[str, Any]
     digest: str
 
     @property
     def grid(self) -> str:
-        return self.manifest["grid"]
+        return self.sheet["grid"]
 
     @property
     def device(self) -> str:
-        return self.manifest["device"]
+        return self.sheet["device"]
 
 
 def results_folders() -> list[Path]:
@@ -74,11 +78,11 @@ def load_table(path: Path) -> Table:
     Raises:
         LoadError: names the file and what is wrong with it.
     """
-    manifest = _manifest(path.with_suffix(".manifest.json"))
+    sheet = _sheet(results_table.sheet_path(path))
     frame = _typed(path, pd.read_csv(path, dtype=str, keep_default_na=False, na_values=[""]))
-    if list(frame["run_id"]) != manifest["expected"]:
-        raise LoadError(f"{path}: its runs are not the {len(manifest['expected'])} that its manifest expects, in order")
-    return Table(frame, manifest, hashlib.sha256(path.read_bytes()).hexdigest()[:12])
+    if list(frame["run_id"]) != sheet["expected"]:
+        raise LoadError(f"{path}: its runs are not the {len(sheet['expected'])} that its sheet expects, in order")
+    return Table(frame, sheet, hashlib.sha256(path.read_bytes()).hexdigest()[:12])
 
 
 def load_published(path: Path = FOLDER / "published" / "kinetics400.csv") -> pd.DataFrame:
@@ -89,39 +93,40 @@ def load_published(path: Path = FOLDER / "published" / "kinetics400.csv") -> pd.
     return frame
 
 
-def _manifest(path: Path) -> dict[str, Any]:
+def _sheet(path: Path) -> dict[str, Any]:
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        sheet = read_object(path)
     except FileNotFoundError:
         raise LoadError(f"{path} is missing; analysis/collect.py writes it beside its table") from None
     except ValueError as error:
-        raise LoadError(f"{path} is not JSON: {error}") from None
-    if manifest.get("schema_version") != schema.SCHEMA_VERSION:
-        version = manifest.get("schema_version")
-        raise LoadError(f"{path} has schema version {version}; this code knows {schema.SCHEMA_VERSION}")
-    absent = [name for name in MANIFEST_FIELDS if name not in manifest]
+        raise LoadError(str(error)) from None
+    if sheet.get("schema_version") != SCHEMA_VERSION:
+        raise LoadError(f"{path} has schema version {sheet.get('schema_version')}; this code knows {SCHEMA_VERSION}")
+    absent = [name for name in SHEET_FIELDS if name not in sheet]
     if absent:
         raise LoadError(f"{path} lacks the field(s) {', '.join(absent)}")
-    return manifest
+    return sheet
 
 
 def _typed(path: Path, text: pd.DataFrame) -> pd.DataFrame:
-    """Gives every column its type: the schema's where it has one, else whatever all its values parse as."""
-    _require(path, text, (*schema.IDENTITY, *schema.MEASURED))
-    text = text.reindex(columns=list(dict.fromkeys([*text.columns, *schema.OPTIONAL])))
+    """Gives every column its type: its field's where it has one, else whatever all its values parse as."""
+    if absent := results_table.lacking(text.columns):
+        raise LoadError(f"{path} lacks the column(s) {', '.join(absent)}")
+    text = text.reindex(columns=list(dict.fromkeys([*text.columns, *fields()])))
     frame = pd.DataFrame({name: _column(path, name, text[name]) for name in text.columns})
-    _check_values(path, frame, "schema_version", {schema.SCHEMA_VERSION})
-    _check_values(path, frame, "status", set(schema.STATUSES))
+    _check_values(path, frame, "schema_version", {SCHEMA_VERSION})
+    _check_values(path, frame, "status", set(ROW_STATUSES))
     if frame["run_id"].duplicated().any():
         raise LoadError(f"{path}: run {frame['run_id'][frame['run_id'].duplicated()].iloc[0]} has two rows")
     return frame
 
 
 def _column(path: Path, name: str, values: pd.Series) -> pd.Series:
-    kind = schema.kind(name)
+    field = results_table.field(name)
+    if field is None:
+        return _parsed(values)
+    kind = KINDS[field.type]
     try:
-        if kind is None:
-            return _parsed(values)
         if kind == "boolean":
             return _booleans(values)
         return values.astype("float64").astype(kind) if kind == "Int64" else values.astype(kind)
@@ -141,6 +146,7 @@ def _parsed(values: pd.Series) -> pd.Series:
 
 
 def _booleans(values: pd.Series) -> pd.Series:
+    values = values.replace({"True": "true", "False": "false"})  # as pandas saves them
     other = set(values.dropna()) - {"true", "false"}
     if other:
         raise ValueError(f"{sorted(other)} is neither true nor false")

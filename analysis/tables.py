@@ -9,23 +9,15 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
 import pandas as pd
 
+from analysis.drawing import style
 from analysis.load import Table
-
-PATTERN_LETTERS = {"L": "window", "S": "shifted window", "G": "pyramid", "D": "divided", "F": "full"}
-FAMILIES = {
-    frozenset("L"): "window",
-    frozenset("LS"): "shifted",
-    frozenset("G"): "pooled",
-    frozenset("LG"): "dual",
-    frozenset("D"): "divided",
-    frozenset("F"): "full",
-}
-"""Attention family of a pattern, by the letters it is made of; the names are those of published results."""
+from dualformer.results.statistics import wilson_interval
 
 RE_REPORTS = ("as cited", "mmaction2", "mmaction2 port", "mmaction2 trained", "pytorchvideo", "reference", "paper")
 """Suffixes of published variants that report a model again; left out where the first report is in the table too."""
@@ -33,19 +25,6 @@ RE_REPORTS = ("as cited", "mmaction2", "mmaction2 port", "mmaction2 trained", "p
 SEED = "seed"
 ATTENTION = "model.attention"
 MODEL = "model.name"
-
-
-def wilson_interval(accuracy: float, trials: float, z: float = 1.959964) -> tuple[float, float]:
-    """Wilson score interval of a proportion, 95 % by default; NaN where accuracy or trials are missing.
-
-    Source: E. B. Wilson, Probable inference, the law of succession, and statistical inference, JASA 22 (1927).
-    """
-    if pd.isna(accuracy) or pd.isna(trials) or trials <= 0:
-        return math.nan, math.nan
-    centre = (accuracy + z**2 / (2 * trials)) / (1 + z**2 / trials)
-    spread = z * math.sqrt(accuracy * (1 - accuracy) / trials + (z / (2 * trials)) ** 2) / (1 + z**2 / trials)
-    # At 0 % and 100 % one end is the proportion itself; rounding must not put it beyond.
-    return min(centre - spread, accuracy), max(centre + spread, accuracy)
 
 
 def accuracies(frame: pd.DataFrame) -> list[str]:
@@ -74,50 +53,52 @@ def _factor_chance(num_classes: int, num_factors: int) -> float:
     return 1 / values if prime and values**num_factors == num_classes else math.nan
 
 
-def family(pattern: str | None) -> str:
-    """Attention family of a pattern such as `LG`; `other` for a mixture without a name."""
-    return FAMILIES.get(frozenset(pattern or ""), "other")
-
-
-def describe(pattern: str) -> str:
-    """The pattern in words: `LG` -> `window + pyramid`."""
-    if not set(pattern) <= set(PATTERN_LETTERS):
-        return ""
-    return " + ".join(words for letter, words in PATTERN_LETTERS.items() if letter in pattern)
-
-
 def ablation(table: Table) -> pd.DataFrame:
     """All rows of the table, in the order of a figure, with what a figure needs besides the measured columns.
 
-    Added columns: `label` (pattern, and whatever else differs but the seed), `words`, `family`, and
-    `<accuracy>_low`, `<accuracy>_high` (95 % Wilson intervals over `num_videos`).
+    Added columns: `label` (pattern, and whatever else differs but the seed), `words`, `family`, `colour` and `marker`
+    of the pattern, and `<accuracy>_low`, `<accuracy>_high` (95 % Wilson intervals over `num_videos`).
     """
     frame = table.frame.copy()
     frame["pattern"] = frame.get(ATTENTION, pd.Series(index=frame.index, dtype="string"))
     frame["label"] = labels(table)
-    frame["words"] = [describe(pattern) if pd.notna(pattern) else "" for pattern in frame["pattern"]]
-    frame["family"] = [family(pattern if pd.notna(pattern) else None) for pattern in frame["pattern"]]
+    looks = [style.of_pattern(pattern if pd.notna(pattern) else None) for pattern in frame["pattern"]]
+    frame["words"] = [look.words if pd.notna(pattern) else "" for look, pattern in zip(looks, frame["pattern"])]
+    for name in ("family", "colour", "marker"):
+        frame[name] = [getattr(look, name) for look in looks]
     for column in dict.fromkeys(["top1", *accuracies(frame)]):
-        bounds = [wilson_interval(*pair) for pair in zip(frame[column], frame["num_videos"], strict=True)]
+        bounds = [_interval(*pair) for pair in zip(frame[column], frame["num_videos"], strict=True)]
         frame[f"{column}_low"], frame[f"{column}_high"] = zip(*bounds, strict=True)
-    rank = list(FAMILIES.values())
-    order = frame["family"].map(lambda name: rank.index(name) if name in rank else len(rank))
+    order = frame["family"].map(style.rank)
     return frame.assign(rank=order).sort_values(["rank", "label", "run_id"]).drop(columns="rank").reset_index(drop=True)
+
+
+def _interval(share: Any, trials: Any) -> tuple[float, float]:
+    known = pd.notna(share) and pd.notna(trials)
+    return wilson_interval(float(share), float(trials)) if known else (math.nan, math.nan)
 
 
 def labels(table: Table) -> list[str]:
     """A name per run that says only what differs between runs: the pattern, then `field=value`, never the seed."""
-    frame, differs = table.frame, [name for name in table.manifest["differs"] if name in table.frame]
+    frame, differs = table.frame, [name for name in table.sheet["differs"] if name in table.frame]
     extras = [name for name in differs if name not in (SEED, ATTENTION, MODEL)]
     heads = [name for name in (MODEL, ATTENTION) if name in differs] or [
         name for name in (ATTENTION, MODEL) if name in frame and frame[name].notna().any()
     ][:1]
+    shown = model_labels(frame[MODEL].dropna()) if MODEL in frame else {}
     result = []
     for _, row in frame.iterrows():
-        parts = [str(row[name]) for name in heads if pd.notna(row[name])]
+        parts = [shown.get(row[name], str(row[name])) for name in heads if pd.notna(row[name])]
         parts += [f"{name.rpartition('.')[2]}={_plain(row[name])}" for name in extras if pd.notna(row[name])]
         result.append(" ".join(parts) or row["run_id"])
     return result
+
+
+def model_labels(names: Iterable[str]) -> dict[str, str]:
+    """A short name for each model: of `package.module:function` the function, the whole where two would be alike."""
+    names = set(names)
+    functions = Counter(name.rpartition(":")[2] for name in names)
+    return {name: short if functions[short := name.rpartition(":")[2]] == 1 else name for name in names}
 
 
 def failures(frame: pd.DataFrame) -> pd.DataFrame:
@@ -175,7 +156,7 @@ def compare_counts(published: pd.DataFrame, tables: Iterable[Table]) -> pd.DataF
     """Our exact count beside the published one, a row per compared model, in the order of the published rows.
 
     Columns: `name`, `model`, `variant`, `published_gmacs`, `our_gmacs` (both per view), `difference_percent`,
-    `head_included`, `views`, `our_gmacs_total`, `top1_percent`, `source`, `run_id`.
+    `head_included`, `views`, `our_gmacs_total`, `top1_percent`, `source`, `run_id`, `attention_family`.
     Models without a result have NaN counts.
     """
     columns = [MODEL, "gmacs_per_view", "macs_head_included", "run_id"]
@@ -189,7 +170,7 @@ def compare_counts(published: pd.DataFrame, tables: Iterable[Table]) -> pd.DataF
     joined["our_gmacs_total"] = joined["our_gmacs"] * joined["views"]
     joined["difference_percent"] = (joined["our_gmacs"] / joined["published_gmacs"] - 1) * 100
     shown = ["name", "model", "variant", "published_gmacs", "our_gmacs", "difference_percent", "head_included", "views"]
-    return joined[[*shown, "our_gmacs_total", "top1_percent", "source", "run_id"]]
+    return joined[[*shown, "our_gmacs_total", "top1_percent", "source", "run_id", "attention_family"]]
 
 
 def growth(table: Table) -> tuple[dict[str, pd.DataFrame], pd.DataFrame]:
@@ -200,7 +181,7 @@ def growth(table: Table) -> tuple[dict[str, pd.DataFrame], pd.DataFrame]:
     Their column `gmacs_relative` is the cost in units of the cheapest pattern's on the same clip.
     """
     frame = ablation(table)
-    frame["label"] = frame["pattern"].fillna(frame[MODEL])
+    frame["label"] = frame["pattern"].fillna(frame[MODEL].map(model_labels(frame[MODEL].dropna())))
     frame["frames"] = pd.to_numeric(frame["model.num_frames"])
     frame["side_px"] = [_side_px(value) for value in frame["model.crop_size"]]
     known = frame.dropna(subset=["frames", "side_px"])

@@ -21,12 +21,11 @@ from typing import Literal
 import torch
 from einops import rearrange, repeat
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from dualformer.model import check_clip
+from dualformer.layers import Block, check_clip, drop_path_rates, init_linear, run_block
 from dualformer.weights import PositionTable, State, WeightLayout
 
-from .vit import Block, SelfAttention, ViTConfig
+from .vit import SelfAttention, ViTConfig, block_fields
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -126,9 +125,8 @@ class TimeSformer(nn.Module):
         self.pos_embed = nn.Parameter(torch.empty(1, 1 + height * width, dim))
         if config.attention_type != "space":
             self.time_embed = nn.Parameter(torch.zeros(1, config.num_frames, dim))
-        block = DividedBlock if config.attention_type == "divided" else Block
-        rates = torch.linspace(0, config.drop_path_rate, config.depth, device="cpu").tolist()
-        self.blocks = nn.ModuleList(block(config, drop_path) for drop_path in rates)
+        (rates,) = drop_path_rates(config.drop_path_rate, (config.depth,))
+        self.blocks = nn.ModuleList(_block(config, rate) for rate in rates)
         self.norm = nn.LayerNorm(dim, eps=config.norm_eps)
         self.head = nn.Linear(dim, config.num_classes)
         self._init_weights()
@@ -198,20 +196,14 @@ class TimeSformer(nn.Module):
 
     def _apply_blocks(self, x: Tensor) -> Tensor:
         for block in self.blocks:
-            if self.config.gradient_checkpointing and self.training:
-                x = checkpoint(block, x, use_reentrant=False)
-            else:
-                x = block(x)
+            x = run_block(block, x, recompute=self.config.gradient_checkpointing)
         return x
 
     def _init_weights(self) -> None:
         """Upstream's rule: truncated normals, the patch convolution as torch makes it, no time order at the start."""
         for table in (self.cls_token, self.pos_embed):
             nn.init.trunc_normal_(table, std=0.02)
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
-                nn.init.zeros_(module.bias)
+        self.apply(init_linear)
         if self.config.attention_type == "divided":
             for block in self.blocks[1:]:
                 nn.init.zeros_(block.temporal_fc.weight)
@@ -229,6 +221,13 @@ class PatchEmbed(nn.Module):
         return rearrange(patches, "(b t) c h w -> b t (h w) c", t=clip.shape[2])
 
 
+def _block(config: TimeSformerConfig, drop_path: float) -> Block:
+    if config.attention_type == "divided":
+        return DividedBlock(config, drop_path)
+    attention = SelfAttention(config.embed_dim, config.num_heads)
+    return Block(config.embed_dim, attention, drop_path=drop_path, **block_fields(config))
+
+
 class DividedBlock(Block):
     """Divided space-time attention (paper, section 3): along time at each place, then over each frame, then the MLP.
 
@@ -237,8 +236,8 @@ class DividedBlock(Block):
     """
 
     def __init__(self, config: TimeSformerConfig, drop_path: float) -> None:
-        super().__init__(config, drop_path)
         dim = config.embed_dim
+        super().__init__(dim, SelfAttention(dim, config.num_heads), drop_path=drop_path, **block_fields(config))
         self.num_frames = config.num_frames
         self.temporal_norm1 = nn.LayerNorm(dim, eps=config.norm_eps)
         self.temporal_attn = SelfAttention(dim, config.num_heads)
@@ -263,6 +262,30 @@ class DividedBlock(Block):
         out = self.drop_path(self.attn(self.norm1(torch.cat([copies, frames], dim=1))))
         out = rearrange(out, "(b t) n c -> b t n c", t=self.num_frames)
         return torch.cat([out[:, :, 0].mean(dim=1, keepdim=True), out[:, :, 1:].flatten(1, 2)], dim=1)
+
+    def naive(self, x: Tensor) -> Tensor:
+        """Each place attends over time; then each frame with the class token, whose gains over frames are averaged."""
+        return torch.stack([self._naive_sample(sample[:1], sample[1:]) for sample in x])
+
+    def _naive_sample(self, cls: Tensor, patches: Tensor) -> Tensor:
+        """[1, C] and [T * N, C] of one sample -> [1 + T * N, C]."""
+        places = len(patches) // self.num_frames
+        stepped = torch.empty_like(patches)
+        for place in range(places):
+            tube = patches[place::places]  # [T, C]
+            stepped[place::places] = tube + self.temporal_fc(_alone(self.temporal_attn, self.temporal_norm1(tube)))
+        gains, seen = [], []
+        for frame in stepped.split(places):  # [N, C]
+            out = _alone(self.attn, self.norm1(torch.cat([cls, frame])))
+            gains.append(out[:1])
+            seen.append(frame + out[1:])
+        tokens = torch.cat([cls + sum(gains) / self.num_frames, *seen])
+        return tokens + self.mlp(self.norm2(tokens))
+
+
+def _alone(attention: SelfAttention, tokens: Tensor) -> Tensor:
+    """The naive attention of one sequence, [N, C] -> [N, C]."""
+    return attention.naive(tokens.unsqueeze(0)).squeeze(0)
 
 
 def timesformer_divided() -> TimeSformerConfig:

@@ -17,16 +17,17 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from itertools import product
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 
-from dualformer.attention import Size, relative_index, window_regions
+from dualformer import reference
+from dualformer.attention.windows import WindowLayout, relative_bias, relative_index
 from dualformer.config import ConfigError
-from dualformer.model import DropPath, Mlp, check_clip
+from dualformer.layers import Block, PatchEmbed, Size, check_clip, drop_path_rates, init_linear, multi_head, run_block
 from dualformer.model_config import ModelConfig
 from dualformer.weights import PositionTable, State, WeightLayout, inflate
 
@@ -69,7 +70,7 @@ class VideoSwinConfig(ModelConfig):
             raise ConfigError(f"depths has {len(self.depths)} stages, num_heads has {len(self.num_heads)}")
         if min(self.embed_dim, *self.depths, *self.num_heads, *self.patch_size, *self.window_size) < 1:
             raise ConfigError("channels, depths, heads and sizes must be positive")
-        self.check_numbers(rates=("dropout", "drop_path_rate"), mlp_dims=(self.embed_dim,))
+        self.check_numbers(rates=("dropout", "drop_path_rate"), mlp_dims=(self.embed_dim,), mlp_ratio=self.mlp_ratio)
         for stage, heads in enumerate(self.num_heads):
             if self.stage_dim(stage) % heads:
                 raise ConfigError(f"{self.stage_dim(stage)} channels can't be split over {heads} heads")
@@ -113,39 +114,10 @@ def _image_weights(state: State, model: VideoSwin) -> State:
 
 
 class VideoSwin(nn.Module):
-    """The network: four stages of window attention, a final norm, and a linear head on the average of all tokens."""
+    """The network: stages of window attention, a final norm, and a linear head on the average of all tokens."""
 
     published_macs_include_head = False  # README of upstream@db018fb; counted so in golden values as well
 
-    weight_layouts = (
-        WeightLayout(
-            name="video_swin_released",
-            has=r"^backbone\.patch_embed\.",
-            rename=((r"^backbone\.", ""), (r"^cls_head\.fc_cls\.", "head.")),
-            ignored=(r"relative_position_index$",),
-        ),
-        WeightLayout(
-            name="torchvision_swin3d",
-            has=r"^features\.0\.0\.",
-            rename=(
-                *((rf"^features\.{2 * stage}\.", f"layers.{stage}.blocks.") for stage in range(4)),
-                *((rf"^features\.{2 * stage + 1}\.", f"layers.{stage}.downsample.") for stage in range(3)),
-                (r"\.mlp\.0\.", ".mlp.fc1."),
-                (r"\.mlp\.3\.", ".mlp.fc2."),
-            ),
-            ignored=(r"relative_position_index$",),
-        ),
-        WeightLayout(name="video_swin", has=r"^patch_embed\.proj\.weight$", ndim=5),
-        WeightLayout(
-            name="swin_image",
-            has=r"^patch_embed\.proj\.weight$",
-            ndim=4,
-            # The classes of ImageNet are none of a video's, so that head is never taken.
-            ignored=(r"relative_position_index$", r"attn_mask$", r"^head\."),
-            absent=(r"^head\.",),
-            convert=_image_weights,
-        ),
-    )
     clip_sized = (
         PositionTable(
             name=r"relative_position_bias_table$", grid=lambda config: tuple(2 * w - 1 for w in config.window_size)
@@ -156,13 +128,46 @@ class VideoSwin(nn.Module):
         super().__init__()
         self.config = config
         stages = len(config.depths)
-        self.patch_embed = PatchEmbed(config.embed_dim, config.patch_size)
+        self.patch_embed = PatchEmbed(3, config.embed_dim, config.patch_size, padding="constant")
         self.layers = nn.ModuleList(Stage(config, stage) for stage in range(stages))
         self.norm = nn.LayerNorm(config.stage_dim(stages - 1))
         self.dropout = nn.Dropout(config.dropout)
         self.head = nn.Linear(config.stage_dim(stages - 1), config.num_classes)
-        self.apply(_init_weights)
+        self.apply(init_linear)
         nn.init.normal_(self.head.weight, std=0.01)
+
+    @property
+    def weight_layouts(self) -> tuple[WeightLayout, ...]:
+        stages = len(self.config.depths)
+        return (
+            WeightLayout(
+                name="video_swin_released",
+                has=r"^backbone\.patch_embed\.",
+                rename=((r"^backbone\.", ""), (r"^cls_head\.fc_cls\.", "head.")),
+                ignored=(r"relative_position_index$",),
+            ),
+            WeightLayout(
+                name="torchvision_swin3d",
+                has=r"^features\.0\.0\.",
+                rename=(
+                    *((rf"^features\.{2 * stage}\.", f"layers.{stage}.blocks.") for stage in range(stages)),
+                    *((rf"^features\.{2 * stage + 1}\.", f"layers.{stage}.downsample.") for stage in range(stages)),
+                    (r"\.mlp\.0\.", ".mlp.fc1."),
+                    (r"\.mlp\.3\.", ".mlp.fc2."),
+                ),
+                ignored=(r"relative_position_index$",),
+            ),
+            WeightLayout(name="video_swin", has=r"^patch_embed\.proj\.weight$", ndim=5),
+            WeightLayout(
+                name="swin_image",
+                has=r"^patch_embed\.proj\.weight$",
+                ndim=4,
+                # The classes of ImageNet are none of a video's, so that head is never taken.
+                ignored=(r"relative_position_index$", r"attn_mask$", r"^head\."),
+                absent=(r"^head\.",),
+                convert=_image_weights,
+            ),
+        )
 
     def forward(self, clip: Tensor) -> Tensor:
         """Maps a normalised clip [B, 3, T, H, W] to logits [B, num_classes].
@@ -186,62 +191,29 @@ class VideoSwin(nn.Module):
         return rearrange(self.norm(x), "b t h w c -> b c t h w")
 
 
-class PatchEmbed(nn.Module):
-    """Strided convolution and layer norm: [B, 3, T, H, W] -> [B, t, h, w, C], padded with zeros to whole patches."""
-
-    def __init__(self, dim: int, patch_size: Size) -> None:
-        super().__init__()
-        self.patch_size = patch_size
-        self.proj = nn.Conv3d(3, dim, patch_size, stride=patch_size)
-        self.norm = nn.LayerNorm(dim)
-
-    def forward(self, clip: Tensor) -> Tensor:
-        pt, ph, pw = (-n % p for n, p in zip(clip.shape[2:], self.patch_size))
-        clip = functional.pad(clip, (0, pw, 0, ph, 0, pt))
-        return self.norm(rearrange(self.proj(clip), "b c t h w -> b t h w c"))
-
-
 class Stage(nn.Module):
     """Blocks, then a merge of 2x2 neighbours except after the last stage: [B, T, H, W, C] -> [B, T, H/2, W/2, 2C]."""
 
     def __init__(self, config: VideoSwinConfig, index: int) -> None:
         super().__init__()
         self.gradient_checkpointing = config.gradient_checkpointing
-        rates = torch.linspace(0, config.drop_path_rate, sum(config.depths), device="cpu").tolist()
-        start = sum(config.depths[:index])
+        rates = drop_path_rates(config.drop_path_rate, config.depths)[index]
         self.blocks = nn.ModuleList(
-            Block(config, index, shifted=number % 2 == 1, drop_path=rates[start + number])
-            for number in range(config.depths[index])
+            _block(config, index, shifted=number % 2 == 1, drop_path=rate) for number, rate in enumerate(rates)
         )
         last = index == len(config.depths) - 1
         self.downsample = nn.Identity() if last else PatchMerging(config.stage_dim(index))
 
     def forward(self, x: Tensor) -> Tensor:
         for block in self.blocks:
-            if self.gradient_checkpointing and self.training:
-                x = checkpoint(block, x, use_reentrant=False)
-            else:
-                x = block(x)
+            x = run_block(block, x, recompute=self.gradient_checkpointing)
         return self.downsample(x)
 
 
-class Block(nn.Module):
-    """Pre-norm transformer block on a channels-last map [B, T, H, W, C]."""
-
-    def __init__(self, config: VideoSwinConfig, stage: int, shifted: bool, drop_path: float) -> None:
-        super().__init__()
-        dim = config.stage_dim(stage)
-        self.norm1 = nn.LayerNorm(dim)
-        self.attn = WindowAttention(
-            dim, config.num_heads[stage], config.stage_grid(stage), config.window_size, shifted=shifted
-        )
-        self.norm2 = nn.LayerNorm(dim)
-        self.mlp = Mlp(dim, int(dim * config.mlp_ratio))
-        self.drop_path = DropPath(drop_path)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.drop_path(self.attn(self.norm1(x)))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+def _block(config: VideoSwinConfig, stage: int, shifted: bool, drop_path: float) -> Block:
+    dim, heads, grid = config.stage_dim(stage), config.num_heads[stage], config.stage_grid(stage)
+    attention = WindowAttention(dim, heads, grid, config.window_size, shifted=shifted)
+    return Block(dim, attention, mlp_ratio=config.mlp_ratio, drop_path=drop_path)
 
 
 class WindowAttention(nn.Module):
@@ -258,62 +230,72 @@ class WindowAttention(nn.Module):
     def __init__(self, dim: int, num_heads: int, grid: Size, window_size: Size, shifted: bool) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.grid = grid
-        self.window = tuple(min(size, w) for size, w in zip(grid, window_size))
-        self.counts = tuple(-(-size // w) for size, w in zip(grid, self.window))
-        self.shift = tuple(w // 2 if shifted and size > w else 0 for size, w in zip(grid, window_size))
+        self.window_size = window_size
+        self.shifted = shifted
+        window = tuple(min(size, w) for size, w in zip(grid, window_size))
+        counts = tuple(-(-size // w) for size, w in zip(grid, window))
+        shift = tuple(w // 2 if shifted and size > w else 0 for size, w in zip(grid, window_size))
+        self.layout = WindowLayout(grid, counts, window, shift)
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
         rows = math.prod(2 * w - 1 for w in window_size)
         self.relative_position_bias_table = nn.Parameter(torch.empty(rows, num_heads))
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
-        tokens = math.prod(self.window)
+        tokens = self.layout.num_tokens
         index = relative_index(window_size)[:tokens, :tokens]
         self.register_buffer("bias_index", index.contiguous(), persistent=False)  # [K, K]
-        padded = tuple(n * w for n, w in zip(self.counts, self.window))
-        regions = window_regions(padded, self.counts, self.window, self.shift)
+        regions = self.layout.regions(padding_apart=False)
         self.register_buffer("regions", regions, persistent=False)  # [windows, K], None without a shift
 
     def forward(self, x: Tensor) -> Tensor:
-        windows = self.to_windows(x)  # [B * windows, K, C]
-        q, k, v = rearrange(self.qkv(windows), "n k (three m d) -> three n m k d", three=3, m=self.num_heads)
-        out = functional.scaled_dot_product_attention(q, k, v, attn_mask=self.bias(batch=x.shape[0]))
-        return self.from_windows(self.proj(rearrange(out, "n m k d -> n k (m d)")))
+        windows = self.layout.split(x)  # [B * windows, K, C]
+        q, k, v = self.qkv(windows).chunk(3, dim=-1)
+        out = multi_head(q, k, v, self.num_heads, self.bias(batch=x.shape[0]))
+        return self.layout.join(self.proj(out))
 
     def bias(self, batch: int) -> Tensor:
         """Relative bias and mask, [B * windows, M, K, K] where windows are shifted, else [1, M, K, K]."""
-        table = self.relative_position_bias_table
-        if torch.onnx.is_in_onnx_export():
-            table = table.detach()  # for a mask that needs a gradient the exporter confuses two kernels' strides
-        bias = rearrange(table[self.bias_index], "q k m -> 1 m q k")
+        bias = relative_bias(self.relative_position_bias_table, self.bias_index)
         if self.regions is None:
             return bias
         strangers = (self.regions[:, None, :, None] != self.regions[:, None, None, :]).to(bias.dtype)
         return (bias + MASKED * strangers).repeat(batch, 1, 1, 1)
 
-    def to_windows(self, x: Tensor) -> Tensor:
-        """[B, T, H, W, C] -> [B * windows, K, C], padded to whole windows and rolled by the shift."""
-        pt, ph, pw = (n * w - size for n, w, size in zip(self.counts, self.window, self.grid))
-        x = functional.pad(x, (0, 0, 0, pw, 0, ph, 0, pt))
-        if any(self.shift):
-            x = x.roll([-s for s in self.shift], dims=(1, 2, 3))
-        return rearrange(x, "b (nt wt) (nh wh) (nw ww) c -> (b nt nh nw) (wt wh ww) c", **self.axes())
-
-    def from_windows(self, windows: Tensor) -> Tensor:
-        """The inverse of `to_windows`: [B * windows, K, C] -> [B, T, H, W, C]."""
-        x = rearrange(windows, "(b nt nh nw) (wt wh ww) c -> b (nt wt) (nh wh) (nw ww) c", **self.axes())
-        if any(self.shift):
-            x = x.roll(self.shift, dims=(1, 2, 3))
-        t, h, w = self.grid
-        return x[:, :t, :h, :w]
-
-    def axes(self) -> dict[str, int]:
-        """Number and length of windows along each axis, as the patterns of `rearrange` name them."""
-        return dict(zip(("nt", "nh", "nw", "wt", "wh", "ww"), (*self.counts, *self.window)))
-
     def macs(self) -> int:
         """Multiply-accumulates for one sample."""
-        return _window_macs(self.proj.in_features, self.grid, self.window)
+        return _window_macs(self.proj.in_features, self.layout.grid, self.window_size)
+
+    def naive(self, x: Tensor) -> Tensor:
+        """One window at a time, each token at the place where it is after padding, before any roll."""
+        _, *grid, dim = x.shape
+        window = [min(size, w) for size, w in zip(grid, self.window_size)]
+        padded = [math.ceil(size / w) * w for size, w in zip(grid, window)]
+        moved = [w // 2 if self.shifted and size > w else 0 for size, w in zip(grid, self.window_size)]
+        whole = x.new_zeros(len(x), *padded, dim)
+        whole[:, : grid[0], : grid[1], : grid[2]] = x
+        qkv, out = self.qkv(whole), torch.zeros_like(whole)
+        learned = self._bias_of_window(window)
+        for start in product(*(range(s, s + size, w) for s, size, w in zip(moved, padded, window))):
+            places = torch.tensor(list(product(*(range(a, a + w) for a, w in zip(start, window)))))  # [K, 3]
+            round_again = places >= torch.tensor(padded)  # past the end a window goes on at the start
+            strangers = (round_again[:, None] != round_again[None, :]).any(dim=-1)
+            t, h, w = (places % torch.tensor(padded)).T
+            for sample in range(len(x)):
+                q, k, v = qkv[sample, t, h, w].chunk(3, dim=-1)
+                bias = learned + MASKED * strangers.to(learned)
+                out[sample, t, h, w] = reference.attend(q, k, v, self.num_heads, bias)
+        return self.proj(out[:, : grid[0], : grid[1], : grid[2]])
+
+    def _bias_of_window(self, window: list[int]) -> Tensor:
+        """Learned bias of every pair of tokens, [M, K, K]: the i-th token of a small window is that of the full one."""
+        wt, wh, ww = self.window_size
+        table = rearrange(
+            self.relative_position_bias_table, "(t h w) m -> t h w m", t=2 * wt - 1, h=2 * wh - 1, w=2 * ww - 1
+        )
+        places = list(product(range(wt), range(wh), range(ww)))[: math.prod(window)]
+        t, h, w = torch.tensor(places).T  # [K] each
+        rows = [table[a - t + wt - 1, b - h + wh - 1, c - w + ww - 1] for a, b, c in places]  # [K, M] each
+        return torch.stack(rows).permute(2, 0, 1)
 
 
 class PatchMerging(nn.Module):
@@ -328,14 +310,6 @@ class PatchMerging(nn.Module):
         x = functional.pad(x, (0, 0, 0, x.shape[3] % 2, 0, x.shape[2] % 2))
         # Neighbours in the order top left, bottom left, top right, bottom right.
         return self.reduction(self.norm(rearrange(x, "b t (h y) (w x) c -> b t h w (x y c)", y=2, x=2)))
-
-
-def _init_weights(module: nn.Module) -> None:
-    """Upstream's rule: linear layers from a truncated normal, the stem's convolution as torch makes it."""
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
 
 
 def video_swin_tiny() -> VideoSwinConfig:

@@ -6,14 +6,13 @@ Shapes: B batch, N tokens, C channels, M heads, D = C / M channels per head.
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
 
-from einops import rearrange
+import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
+from dualformer import reference
 from dualformer.config import ConfigError
-from dualformer.model import DropPath
+from dualformer.layers import multi_head
 from dualformer.model_config import ModelConfig
 
 
@@ -46,7 +45,7 @@ class ViTConfig(ModelConfig):
         super().check()
         if min(self.patch_size, self.embed_dim, self.depth, self.num_heads) < 1:
             raise ConfigError("patch_size, embed_dim, depth and num_heads must be positive")
-        self.check_numbers(rates=("drop_path_rate",), mlp_dims=(self.embed_dim,))
+        self.check_numbers(rates=("drop_path_rate",), mlp_dims=(self.embed_dim,), mlp_ratio=self.mlp_ratio)
         if self.embed_dim % self.num_heads:
             raise ConfigError(f"{self.embed_dim} channels can't be split over {self.num_heads} heads")
         for side in self.crop_size:
@@ -78,36 +77,15 @@ class SelfAttention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = rearrange(self.qkv(x), "b n (three m d) -> three b m n d", three=3, m=self.num_heads)
-        out = functional.scaled_dot_product_attention(q, k, v)
-        return self.proj(rearrange(out, "b m n d -> b n (m d)"))
+        q, k, v = self.qkv(x).chunk(3, dim=-1)
+        return self.proj(multi_head(q, k, v, self.num_heads))
+
+    def naive(self, x: Tensor) -> Tensor:
+        """One sample and one head at a time."""
+        samples = [reference.attend(*tokens.chunk(3, dim=-1), self.num_heads) for tokens in self.qkv(x)]
+        return self.proj(torch.stack(samples))
 
 
-class Mlp(nn.Module):
-    """Two linear layers with a GELU between them, on the last axis; `gelu` is "none" (exact) or "tanh"."""
-
-    def __init__(self, dim: int, hidden_dim: int, gelu: Literal["none", "tanh"]) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(dim, hidden_dim)
-        self.act = nn.GELU(approximate=gelu)
-        self.fc2 = nn.Linear(hidden_dim, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(self.act(self.fc1(x)))
-
-
-class Block(nn.Module):
-    """Pre-norm transformer block, [B, N, C] -> [B, N, C]."""
-
-    def __init__(self, config: ViTConfig, drop_path: float, gelu: Literal["none", "tanh"] = "none") -> None:
-        super().__init__()
-        dim = config.embed_dim
-        self.norm1 = nn.LayerNorm(dim, eps=config.norm_eps)
-        self.attn = SelfAttention(dim, config.num_heads)
-        self.norm2 = nn.LayerNorm(dim, eps=config.norm_eps)
-        self.mlp = Mlp(dim, int(dim * config.mlp_ratio), gelu)
-        self.drop_path = DropPath(drop_path)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.drop_path(self.attn(self.norm1(x)))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+def block_fields(config: ViTConfig) -> dict[str, float]:
+    """What every block of a network takes from its config, as arguments of `dualformer.layers.Block`."""
+    return {"mlp_ratio": config.mlp_ratio, "norm_eps": config.norm_eps}

@@ -35,13 +35,12 @@ import re
 import torch
 from einops import rearrange
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from dualformer.config import ConfigError
-from dualformer.model import check_clip
+from dualformer.layers import Block, check_clip, drop_path_rates, run_block
 from dualformer.weights import PositionTable, State, WeightLayout
 
-from .vit import Block, ViTConfig
+from .vit import SelfAttention, ViTConfig, block_fields
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -147,8 +146,11 @@ class ViViT(nn.Module):
         self.patch_embed = TubeletEmbed(dim, (config.tubelet_frames, config.patch_size, config.patch_size))
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
         self.pos_embed = nn.Parameter(torch.empty(1, 1 + t * h * w, dim))
-        rates = torch.linspace(0, config.drop_path_rate, config.depth, device="cpu").tolist()
-        self.blocks = nn.ModuleList(Block(config, drop_path, gelu="tanh") for drop_path in rates)
+        (rates,) = drop_path_rates(config.drop_path_rate, (config.depth,))
+        self.blocks = nn.ModuleList(
+            Block(dim, SelfAttention(dim, config.num_heads), drop_path=rate, gelu="tanh", **block_fields(config))
+            for rate in rates
+        )
         self.norm = nn.LayerNorm(dim, eps=config.norm_eps)
         self.head = nn.Linear(dim, config.num_classes)
         self._init_weights()
@@ -176,10 +178,7 @@ class ViViT(nn.Module):
         tubelets = self.patch_embed(clip)
         x = torch.cat([self.cls_token.expand(clip.shape[0], -1, -1), tubelets], dim=1) + self.pos_embed
         for block in self.blocks:
-            if self.config.gradient_checkpointing and self.training:
-                x = checkpoint(block, x, use_reentrant=False)
-            else:
-                x = block(x)
+            x = run_block(block, x, recompute=self.config.gradient_checkpointing)
         return self.norm(x)
 
     def _map(self, tokens: Tensor) -> Tensor:

@@ -10,16 +10,18 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dualformer.adapter import adapt
     from dualformer.config import ConfigError
     from dualformer.macs import count_macs
     from dualformer.registry import create_model, list_models
     from dualformer.weights import load_weights
 
 __version__ = "0.1.0"
-__all__ = ["ConfigError", "count_macs", "create_model", "list_models", "load_weights"]
+__all__ = ["ConfigError", "adapt", "count_macs", "create_model", "list_models", "load_weights"]
 
 _MODULES = {
     "ConfigError": "dualformer.config",
+    "adapt": "dualformer.adapter",
     "count_macs": "dualformer.macs",
     "create_model": "dualformer.registry",
     "list_models": "dualformer.registry",

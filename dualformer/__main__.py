@@ -1,5 +1,7 @@
-import sys
+# PYTHON_ARGCOMPLETE_OK
+"""`python -m dualformer COMMAND ...`, the same as `dualformer COMMAND ...`."""
 
-from dualformer.cli import main
+from dualformer.cli import program
 
-sys.exit(main())
+if __name__ == "__main__":
+    program()

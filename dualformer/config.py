@@ -12,11 +12,10 @@ import difflib
 import functools
 import json
 import typing
-from collections.abc import Iterable, Mapping
-from typing import Any, Self
+from collections.abc import Hashable, Iterable, Iterator, Mapping
+from typing import Any, Self, cast
 
 import pydantic
-
 
 _MOST_PARENTS = 20
 _MOST_ERRORS = 20
@@ -36,21 +35,16 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     return f"; valid: {', '.join(valid)}"
 
 
-_IRRELEVANT = {"irrelevant": True}
+IRRELEVANT = {"irrelevant": True}
+"""Metadata of a field of a config that, with all below it, can't change what comes of it: no part of an identity."""
 
 
-def irrelevant(default: Any = dataclasses.MISSING, **options: Any) -> Any:
-    """Declares a field of a config, with all below it, that can't change what comes of it: no part of an identity.
-
-    Args:
-        default: its default.
-        **options: further arguments of `dataclasses.field`, such as `default_factory`.
-    """
-    return dataclasses.field(default=default, metadata=_IRRELEVANT, **options)
+def irrelevant(default: Any) -> Any:
+    """Declares a field that can't change what comes of the config, with its default."""
+    return dataclasses.field(default=default, metadata=IRRELEVANT)
 
 
-def is_irrelevant(field: dataclasses.Field) -> bool:
-    """Whether a field was declared by `irrelevant`."""
+def is_irrelevant(field: dataclasses.Field[Any]) -> bool:
     return bool(field.metadata.get("irrelevant"))
 
 
@@ -77,8 +71,9 @@ class Config:
         Raises:
             ConfigError: names every offending field by its dotted path, with the nearest valid name.
         """
+        adapter: pydantic.TypeAdapter[Self] = _adapter(cast(Hashable, cls))  # mypy takes a class for its instances
         try:
-            return _adapter(cls).validate_json(json.dumps(values))
+            return adapter.validate_json(json.dumps(values))
         except pydantic.ValidationError as error:
             raise ConfigError("\n".join(_explain(cls, item) for item in error.errors()[:_MOST_ERRORS])) from None
 
@@ -91,8 +86,39 @@ class Config:
         return type(self).from_dict(_merge(self.to_dict(), changes))
 
 
+class FrozenMapping(Mapping[str, Any]):
+    """A mapping that can't be changed and has a hash, so that a config that holds one is frozen and hashable too."""
+
+    def __init__(self, values: Mapping[str, Any] | None = None) -> None:
+        self._values = dict(values or {})
+
+    def __getitem__(self, name: str) -> Any:
+        return self._values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self._values.items()))
+
+    def __repr__(self) -> str:
+        return repr(self._values)
+
+
+def freeze(value: Any) -> Any:
+    """Returns plain data that can't be changed: `FrozenMapping` for mappings and tuples for lists, at every depth."""
+    if isinstance(value, Mapping):
+        return FrozenMapping({name: freeze(item) for name, item in value.items()})
+    if isinstance(value, (list, tuple)):
+        return tuple(freeze(item) for item in value)
+    return value
+
+
 @functools.cache
-def _adapter(cls: type) -> pydantic.TypeAdapter:
+def _adapter(cls: Any) -> pydantic.TypeAdapter[Any]:
     """The checker of a class: milliseconds to make, microseconds to use."""
     return pydantic.TypeAdapter(cls)
 
@@ -165,7 +191,8 @@ def _explain(cls: type, item: Mapping[str, Any]) -> str:
 def _class_at(cls: type, parents: Iterable[Any]) -> type | None:
     """The config class that a path of field names leads to, None where it leads into something else."""
     for name in parents:
-        cls = typing.get_type_hints(cls).get(name)
-        if not dataclasses.is_dataclass(cls):
+        inner = typing.get_type_hints(cls).get(name)
+        if not (isinstance(inner, type) and dataclasses.is_dataclass(inner)):
             return None
+        cls = inner
     return cls

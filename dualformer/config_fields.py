@@ -53,7 +53,7 @@ def _fields(cls: type[Config], prefix: str, irrelevant: bool) -> Iterator[Config
         )
 
 
-def _default(field: dataclasses.Field) -> Any:
+def _default(field: dataclasses.Field[Any]) -> Any:
     if field.default_factory is not dataclasses.MISSING:
         return field.default_factory()
     return list(field.default) if isinstance(field.default, tuple) else field.default

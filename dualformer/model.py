@@ -1,11 +1,11 @@
-"""DualFormer: a four-stage video transformer whose blocks take their attention from a pattern of letters.
+"""DualFormer: a video transformer of stages whose blocks take their attention from a pattern of letters.
 
 Paper: Liang, Zhou, Zimmermann, Yan, "DualFormer: Local-Global Stratified Transformer for Efficient Video
 Recognition", ECCV 2022, arXiv 2112.04674. Upstream: sail-sg/dualformer@058c10c, Apache-2.0. Parameters, multiply-
 accumulates and float64 logits equal upstream at the published sizes.
 
 Deviation: upstream drops border tokens where a map is not a multiple of a kernel; here clip and maps are padded with
-copies of their last entries, windows and pyramid as `attention.py` says.
+copies of their last entries, windows and pyramid as their files in `attention/` say.
 
 Shapes: B batch, T x H x W input clip or token grid, C channels.
 """
@@ -14,19 +14,27 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import lru_cache, partial
-from typing import Literal
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from typing import Any, Literal
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
-from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 
-from dualformer.attention import ATTENTIONS, AttentionConfig, Size, check_pattern, window_partition
-from dualformer.config import ConfigError
+from dualformer.attention.base import Attention, Place
+from dualformer.attention.patterns import attention_of, check_keys, options_of, symbols
+from dualformer.config import ConfigError, FrozenMapping, freeze
+from dualformer.layers import (
+    Block,
+    PatchEmbed,
+    PositionEncodingGenerator,
+    Size,
+    check_clip,
+    drop_path_rates,
+    init_linear,
+    run_block,
+)
 from dualformer.model_config import ModelConfig
 from dualformer.weights import PoolingKernel, PositionTable, State, WeightLayout, inflate
 
@@ -36,22 +44,25 @@ class DualFormerConfig(ModelConfig):
     """Every choice of the network; defaults are what the published sizes share (architectures of upstream@058c10c).
 
     Attributes:
-        attention: pattern of letters that repeats over the blocks of every stage: L local window, S local window
-            shifted by half, G global pyramid, D divided space-time, F full; or one such pattern for each stage, with
-            commas between them, such as "LL,LG,LG,F".
+        attention: pattern of letters that repeats over the blocks of every stage, or one such pattern for each stage,
+            with commas between them, such as "LL,LG,LG,F"; `dualformer.attention.letters()` are the letters, and
+            digits keep several settings of one letter apart, as in "L1L2".
+        attention_options: options of attentions by letter ("L") or symbol ("L2"), such as
+            `{"L": {"window_size": (4, 7, 7)}}`; they go before the fields below that have the same name.
         patch_size: stem kernel and stride (time, height, width) in frames and pixels.
         embed_dims: channels of each stage; its length is the number of stages.
         depths: blocks of each stage.
         num_heads: heads of each stage.
         mlp_ratio: hidden channels of the MLP over its channels.
         qkv_bias: whether queries, keys and values have a bias.
-        window_size: largest local window in tokens.
-        fine_sizes: fine pyramid tokens of each stage, None for no such level.
-        coarse_sizes: coarse pyramid tokens of each stage, None for no such level.
+        window_size: largest window in tokens, of every attention that has this option, as are the next four.
+        fine_sizes: fine pyramid tokens (option `fine_size`) of each stage, None for no such level.
+        coarse_sizes: coarse pyramid tokens (option `coarse_size`) of each stage, None for no such level.
         pooling: operator that makes the pyramid.
         share_kv: whether the pyramid's levels share one norm and one key/value projection.
         position: "peg" is a depth-wise 3x3x3 convolution after the first block of each stage; "absolute" a learned
-            table after the stem; "relative" a learned bias in every local window (letters L and S); "none" nothing.
+            table after the stem; "relative" turns on `relative_bias` of every attention that has this option; "none"
+            nothing.
         dropout: before the classification head.
         projection_dropout: after every projection and in the MLPs.
         attention_dropout: on attention weights.
@@ -63,6 +74,7 @@ class DualFormerConfig(ModelConfig):
     num_frames: int = 32
     crop_size: tuple[int, int] = (224, 224)
     attention: str = "LG"
+    attention_options: Mapping[str, Mapping[str, Any]] = FrozenMapping()
     patch_size: Size = (2, 4, 4)
     embed_dims: tuple[int, ...]
     depths: tuple[int, ...]
@@ -82,64 +94,89 @@ class DualFormerConfig(ModelConfig):
     norm_eps: float = 1e-5
     gradient_checkpointing: bool = False
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "attention_options", freeze(self.attention_options))
+        super().__post_init__()
+
     def check(self) -> None:
         super().check()
+        self._check_stages()
+        sizes = [self.patch_size, self.window_size, *self.fine_sizes, *self.coarse_sizes]
+        if min(*self.embed_dims, *self.depths, *self.num_heads, *(n for size in sizes if size for n in size)) < 1:
+            raise ConfigError("channels, depths, heads and sizes must be positive")
+        rates = ("dropout", "projection_dropout", "attention_dropout", "drop_path_rate")
+        self.check_numbers(rates=rates, mlp_dims=self.embed_dims, mlp_ratio=self.mlp_ratio)
+        for stage in range(len(self.depths)):
+            self.stage_place(stage)
+        if self.attention_options or self.position == "relative":
+            self._check_options()
+
+    def _check_options(self) -> None:
+        """Raises `ConfigError` for options that no block takes; imports the attentions, so only where there are any."""
+        blocks = [
+            (stage, symbol) for stage in range(len(self.depths)) for symbol in dict.fromkeys(self.stage_symbols(stage))
+        ]
+        check_keys(self.attention_options, sorted(symbol for _, symbol in blocks))
+        options = [self.block_options(stage, symbol) for stage, symbol in blocks]
+        if self.position == "relative" and not any(getattr(one, "relative_bias", False) for one in options):
+            raise ConfigError(
+                f"position 'relative' needs an attention with relative_bias, and attention '{self.attention}' has none"
+            )
+
+    def _check_stages(self) -> None:
+        """Raises `ConfigError` unless every field that has an entry for each stage has as many as there are stages."""
         stages = len(self.embed_dims)
         if not stages:
             raise ConfigError("embed_dims is empty; it has the channels of each stage")
-        patterns = self.attention.split(",")
-        for pattern in patterns:
-            check_pattern(pattern)
+        patterns = [symbols(pattern) for pattern in self.attention.split(",")]
         if len(patterns) not in (1, stages):
             raise ConfigError(f"attention '{self.attention}' has {len(patterns)} patterns for {stages} stages")
         for field in ("depths", "num_heads", "fine_sizes", "coarse_sizes"):
             if len(getattr(self, field)) != stages:
                 raise ConfigError(f"{field} has {len(getattr(self, field))} entries, embed_dims has {stages} stages")
-        sizes = [self.patch_size, self.window_size, *self.fine_sizes, *self.coarse_sizes]
-        if min(*self.embed_dims, *self.depths, *self.num_heads, *(n for size in sizes if size for n in size)) < 1:
-            raise ConfigError("channels, depths, heads and sizes must be positive")
-        rates = ("dropout", "projection_dropout", "attention_dropout", "drop_path_rate")
-        self.check_numbers(rates=rates, mlp_dims=self.embed_dims)
-        if self.position == "relative" and not set(self.attention) & set("LS"):
-            raise ConfigError(
-                f"position 'relative' is a bias of local windows, and attention '{self.attention}' has none"
-            )
-        for stage in range(stages):
-            self.stage_attention(stage)
 
     def stage_grid(self, stage: int) -> Size:
         """Token grid (T, H, W) of a stage; the stem divides by `patch_size`, every further stage halves space."""
         t, h, w = (-(-n // p) for n, p in zip((self.num_frames, *self.crop_size), self.patch_size))
         return t, -(-h // 2**stage), -(-w // 2**stage)
 
-    def stage_attention(self, stage: int) -> AttentionConfig:
-        """What the attentions of a stage are built from."""
-        return AttentionConfig(
+    def stage_place(self, stage: int) -> Place:
+        """What every attention of a stage is built from, besides its own options."""
+        return Place(
             dim=self.embed_dims[stage],
             num_heads=self.num_heads[stage],
             grid=self.stage_grid(stage),
             qkv_bias=self.qkv_bias,
             attention_dropout=self.attention_dropout,
             projection_dropout=self.projection_dropout,
-            window_size=self.window_size,
-            relative_bias=self.position == "relative",
-            fine_size=self.fine_sizes[stage],
-            coarse_size=self.coarse_sizes[stage],
-            pooling=self.pooling,
-            share_kv=self.share_kv,
         )
 
-    def stage_letters(self, stage: int) -> str:
-        """Letter of each block of a stage: its pattern, repeated."""
+    def stage_symbols(self, stage: int) -> tuple[str, ...]:
+        """Letter, with its number where it has one, of each block of a stage: its pattern, repeated."""
         patterns = self.attention.split(",")
-        pattern = patterns[stage] if len(patterns) > 1 else patterns[0]
-        return (pattern * self.depths[stage])[: self.depths[stage]]
+        pattern = symbols(patterns[stage] if len(patterns) > 1 else patterns[0])
+        depth = self.depths[stage]
+        return (pattern * depth)[:depth]
+
+    def block_options(self, stage: int, symbol: str) -> Any:
+        """The `Options` of a symbol's attention in a stage.
+
+        Raises:
+            ConfigError: `attention_options` has a name, type or value that the letter doesn't take.
+        """
+        of_the_network = {
+            "window_size": self.window_size,
+            "fine_size": self.fine_sizes[stage],
+            "coarse_size": self.coarse_sizes[stage],
+            "pooling": self.pooling,
+            "share_kv": self.share_kv,
+            "relative_bias": self.position == "relative",
+        }
+        return options_of(symbol, of_the_network, self.attention_options)
 
     def drop_path_rates(self, stage: int) -> list[float]:
         """Stochastic depth of each block of a stage."""
-        rates = torch.linspace(0, self.drop_path_rate, sum(self.depths), device="cpu").tolist()
-        start = sum(self.depths[:stage])
-        return rates[start : start + self.depths[stage]]
+        return drop_path_rates(self.drop_path_rate, self.depths)[stage]
 
     def build(self) -> DualFormer:
         return DualFormer(self)
@@ -148,21 +185,22 @@ class DualFormerConfig(ModelConfig):
         total, in_dim = 0, 3
         for stage, dim in enumerate(self.embed_dims):
             tokens = math.prod(self.stage_grid(stage))
-            letters = self.stage_letters(stage)
+            place, blocks = self.stage_place(stage), self.stage_symbols(stage)
             patch = self.patch_size if stage == 0 else (1, 2, 2)
             total += tokens * dim * in_dim * math.prod(patch)
             total += tokens * dim * 3**3 if self.position == "peg" else 0
-            total += sum(_attention_macs(letter, self.stage_attention(stage)) for letter in letters)
-            total += len(letters) * 2 * tokens * dim * int(dim * self.mlp_ratio)
+            costs = {one: _attention_macs(attention_of(one), place, self.block_options(stage, one)) for one in blocks}
+            total += sum(costs[symbol] for symbol in blocks)
+            total += len(blocks) * 2 * tokens * dim * int(dim * self.mlp_ratio)
             in_dim = dim
         return total + include_head * in_dim * self.num_classes
 
 
 @lru_cache(maxsize=10_000)
-def _attention_macs(letter: str, config: AttentionConfig) -> int:
+def _attention_macs(cls: type[Attention], place: Place, options: Any) -> int:
     """What one attention says of itself; a network has many of a kind."""
     with torch.device("meta"):
-        return ATTENTIONS[letter](config).macs()
+        return cls(place, options).macs()
 
 
 def _image_weights(state: State, model: DualFormer) -> State:
@@ -211,19 +249,6 @@ class DualFormer(nn.Module):
             convert=_image_weights,
         ),
     )
-    clip_sized = (
-        PositionTable(name=r"absolute_position$", grid=lambda config: config.stage_grid(0)),
-        *(
-            PositionTable(
-                name=rf"^stages\.{stage}\..*bias_table$",
-                grid=lambda config, stage=stage: tuple(
-                    2 * w - 1 for w in window_partition(config.stage_grid(stage), config.window_size)[1]
-                ),
-            )
-            for stage in range(4)
-        ),
-        PoolingKernel(name=r"\.levels\.(fine\.pool|coarse\.pool\.[03])\.weight$"),
-    )
 
     def __init__(self, config: DualFormerConfig) -> None:
         super().__init__()
@@ -233,10 +258,21 @@ class DualFormer(nn.Module):
         self.norm = nn.LayerNorm(dims[-1])
         self.dropout = nn.Dropout(config.dropout)
         self.head = nn.Linear(dims[-1], config.num_classes)
-        self.apply(_init_weights)
+        self.apply(init_linear)
         nn.init.normal_(self.head.weight, std=0.01)
         for norm in (module for module in self.modules() if isinstance(module, nn.LayerNorm)):
             norm.eps = config.norm_eps
+
+    @property
+    def clip_sized(self) -> tuple[PositionTable | PoolingKernel, ...]:
+        """What follows from the clip size: the absolute positions, and what each attention says of itself."""
+        blocks = [
+            sized
+            for stage in range(len(self.config.depths))
+            for number, symbol in enumerate(self.config.stage_symbols(stage))
+            for sized in _clip_sized(self.config, stage, number, symbol)
+        ]
+        return PositionTable(name=r"absolute_position$", grid=lambda config: config.stage_grid(0)), *blocks
 
     def forward(self, clip: Tensor) -> Tensor:
         """Maps a normalised clip [B, 3, T, H, W] to logits [B, num_classes].
@@ -260,6 +296,21 @@ class DualFormer(nn.Module):
         return rearrange(self.norm(rearrange(x, "b c t h w -> b t h w c")), "b t h w c -> b c t h w")
 
 
+def _clip_sized(own: DualFormerConfig, stage: int, number: int, symbol: str) -> Iterator[PositionTable | PoolingKernel]:
+    """What an attention says follows from the clip size, under the names that it has in the network."""
+    cls, at = attention_of(symbol), rf"^stages\.{stage}\.blocks\.{number}\.attn\."
+
+    def tables(config: DualFormerConfig) -> Mapping[str, Size]:
+        same = (config.attention, config.depths) == (own.attention, own.depths)  # else it lends its clip size alone
+        options = (config if same else own).block_options(stage, symbol)
+        return cls.position_tables(config.stage_grid(stage), options)
+
+    for name in tables(own):
+        yield PositionTable(name=rf"{at}{name}$", grid=lambda config, name=name: tables(config)[name])
+    for pattern in cls.pooling_kernels:
+        yield PoolingKernel(name=rf"{at}{pattern}$")
+
+
 class Stage(nn.Module):
     """Patch embedding, then blocks: [B, C_in, T, H, W] -> [B, t, h, w, C]."""
 
@@ -277,10 +328,16 @@ class Stage(nn.Module):
             self.absolute_position = nn.Parameter(torch.empty(*config.stage_grid(0), dim))
             nn.init.trunc_normal_(self.absolute_position, std=0.02)
         self.peg = PositionEncodingGenerator(dim) if config.position == "peg" else nn.Identity()
-        attention = config.stage_attention(index)
+        place = config.stage_place(index)
         self.blocks = nn.ModuleList(
-            Block(attention, letter, config.mlp_ratio, drop_path)
-            for letter, drop_path in zip(config.stage_letters(index), config.drop_path_rates(index))
+            Block(
+                place.dim,
+                attention_of(symbol)(place, config.block_options(index, symbol)),
+                mlp_ratio=config.mlp_ratio,
+                drop_path=drop_path,
+                dropout=config.projection_dropout,
+            )
+            for symbol, drop_path in zip(config.stage_symbols(index), config.drop_path_rates(index))
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -289,120 +346,10 @@ class Stage(nn.Module):
             x = x + self.absolute_position
         x = self.drop(x)
         for number, block in enumerate(self.blocks):
-            if self.gradient_checkpointing and self.training:
-                x = checkpoint(block, x, use_reentrant=False, context_fn=partial(_contexts, block))
-            else:
-                x = block(x)
+            x = run_block(block, x, recompute=self.gradient_checkpointing)
             if number == 0:
                 x = self.peg(x)
         return x
-
-
-def _contexts(block: nn.Module) -> tuple[AbstractContextManager, AbstractContextManager]:
-    """What a checkpointed block runs in, first and when it is recomputed."""
-    return nullcontext(), _statistics_kept(block)
-
-
-@contextmanager
-def _statistics_kept(block: nn.Module) -> Iterator[None]:
-    """Inside, batch norms in training mode normalise as ever but don't count the batch a second time."""
-    norms = [module for module in block.modules() if isinstance(module, nn.BatchNorm3d)]
-    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
-    for norm in norms:
-        norm.momentum, norm.num_batches_tracked = 0.0, None
-    try:
-        yield
-    finally:
-        for norm, (momentum, batches) in zip(norms, before):
-            norm.momentum, norm.num_batches_tracked = momentum, batches
-
-
-class Block(nn.Module):
-    """Pre-norm transformer block on a channels-last map [B, T, H, W, C]."""
-
-    def __init__(self, attention: AttentionConfig, letter: str, mlp_ratio: float, drop_path: float) -> None:
-        super().__init__()
-        self.norm1 = nn.LayerNorm(attention.dim)
-        self.attn = ATTENTIONS[letter](attention)
-        self.norm2 = nn.LayerNorm(attention.dim)
-        self.mlp = Mlp(attention.dim, int(attention.dim * mlp_ratio), attention.projection_dropout)
-        self.drop_path = DropPath(drop_path)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.drop_path(self.attn(self.norm1(x)))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
-
-
-class Mlp(nn.Module):
-    """Two linear layers with a GELU between them, on the last axis."""
-
-    def __init__(self, dim: int, hidden_dim: int, dropout: float = 0.0) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(dim, hidden_dim)
-        self.fc2 = nn.Linear(hidden_dim, dim)
-        self.drop = nn.Dropout(dropout)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.drop(self.fc2(self.drop(functional.gelu(self.fc1(x)))))
-
-
-class PatchEmbed(nn.Module):
-    """Strided convolution and layer norm: [B, C_in, T, H, W] -> [B, t, h, w, C]. Nothing at a border is dropped."""
-
-    def __init__(self, in_dim: int, dim: int, patch_size: Size) -> None:
-        super().__init__()
-        self.patch_size = patch_size
-        self.proj = nn.Conv3d(in_dim, dim, patch_size, stride=patch_size)
-        self.norm = nn.LayerNorm(dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        pad = [-n % p for n, p in zip(x.shape[2:], self.patch_size)]
-        if any(pad):
-            x = functional.pad(x, (0, pad[2], 0, pad[1], 0, pad[0]), mode="replicate")
-        return self.norm(rearrange(self.proj(x), "b c t h w -> b t h w c"))
-
-
-class PositionEncodingGenerator(nn.Module):
-    """Depth-wise 3x3x3 convolution with a residual, on a channels-last map (PEG, arXiv 2102.10882)."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv3d(dim, dim, 3, padding=1, groups=dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + rearrange(self.conv(rearrange(x, "b t h w c -> b c t h w")), "b c t h w -> b t h w c")
-
-
-class DropPath(nn.Module):
-    """Stochastic depth: while training, drops a sample's whole branch and scales the others to keep the mean."""
-
-    def __init__(self, rate: float) -> None:
-        super().__init__()
-        self.rate = rate
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.rate == 0:
-            return x
-        keep = torch.rand(x.shape[0], *[1] * (x.ndim - 1), device=x.device) >= self.rate
-        return x * keep.to(x.dtype) / (1 - self.rate)
-
-
-def check_clip(clip: Tensor, config: ModelConfig) -> None:
-    """Raises `ValueError` unless `clip` is a batch of the shape that `config` was built for."""
-    if clip.ndim != 5 or tuple(clip.shape[1:]) != config.clip_shape:
-        wanted = ", ".join(map(str, config.clip_shape))
-        raise ValueError(
-            f"{config.name} was built for clips [B, {wanted}] and got {list(clip.shape)}; "
-            f"create_model takes num_frames and crop_size"
-        )
-
-
-def _init_weights(module: nn.Module) -> None:
-    """Upstream's rule: linear layers from a truncated normal, convolutions as torch makes them."""
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
 
 
 def dualformer_tiny() -> DualFormerConfig:

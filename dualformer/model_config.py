@@ -18,7 +18,7 @@ class ModelConfig(Config):
     """What every model's config has; each model adds its own fields.
 
     Attributes:
-        name: key of `MODELS`; with the other fields it rebuilds the model.
+        name: key of `MODELS`, or the import path of a model of one's own; with the other fields it rebuilds the model.
         num_classes: length of the logits.
         num_frames: frames of the input clip (T).
         crop_size: height and width of the input clip in pixels (H, W).
@@ -38,18 +38,19 @@ class ModelConfig(Config):
             if value < 1:
                 raise ConfigError(f"{field} must be positive, got {getattr(self, field)}")
 
-    def check_numbers(self, *, rates: Sequence[str], mlp_dims: Sequence[int]) -> None:
+    def check_numbers(self, *, rates: Sequence[str], mlp_dims: Sequence[int], mlp_ratio: float) -> None:
         """Raises `ConfigError` where torch would refuse to build the network, or build one that computes nothing.
 
         Args:
             rates: names of the fields that are shares of what is dropped.
-            mlp_dims: channels of each MLP, which `mlp_ratio` multiplies.
+            mlp_dims: channels of each MLP.
+            mlp_ratio: hidden channels of each over its channels.
         """
         for field in rates:
             if not 0 <= getattr(self, field) < 1:
                 raise ConfigError(f"{field} must be at least 0 and below 1, got {getattr(self, field)}")
-        if not 0 < self.mlp_ratio < math.inf or min(mlp_dims) * self.mlp_ratio < 1:
-            raise ConfigError(f"mlp_ratio {self.mlp_ratio} leaves {min(mlp_dims)} channels no hidden ones")
+        if not 0 < mlp_ratio < math.inf or min(mlp_dims) * mlp_ratio < 1:
+            raise ConfigError(f"mlp_ratio {mlp_ratio} leaves {min(mlp_dims)} channels no hidden ones")
 
     @property
     def clip_shape(self) -> tuple[int, int, int, int]:
@@ -61,5 +62,8 @@ class ModelConfig(Config):
         raise NotImplementedError(f"{type(self).__name__} must say which network it builds")
 
     def matrix_work(self, *, include_head: bool) -> int:
-        """Returns the multiply-accumulates of one view without norms, by arithmetic on these fields alone."""
-        raise NotImplementedError(f"{type(self).__name__} has no closed form of its cost; dualformer.count_macs counts")
+        """Returns the multiply-accumulates of one view without norms, by arithmetic on these fields alone.
+
+        Optional: where a model has no closed form, `dualformer.count_macs` counts.
+        """
+        raise ConfigError(f"{self.name} has no closed form of its cost; dualformer.count_macs counts it")

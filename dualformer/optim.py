@@ -30,6 +30,7 @@ import re
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from dualformer.config import ConfigError, nearest
+from dualformer.model_contract import head_name, need
 
 if TYPE_CHECKING:
     from torch import nn
@@ -48,7 +49,8 @@ def parameter_groups(
     """Splits a model's parameters into an optimiser's groups; every parameter is in exactly one.
 
     Args:
-        model: a model of `create_model`; everything but its `head` is its backbone.
+        model: a model of `create_model`; everything but its `head` is its backbone. A model without a head has no
+            backbone to train more slowly: it is refused where the rule asks for one.
         rule: a name of the module's docstring.
         learning_rate: of the head, and of everything where the rule knows no backbone.
         weight_decay: of what is decayed.
@@ -59,10 +61,13 @@ def parameter_groups(
         name and parameter), `lr`, `weight_decay`, and for schedules `lr_factor`, which is `lr` over `learning_rate`.
 
     Raises:
-        ConfigError: an unknown rule.
+        ConfigError: an unknown rule, or one that tells head from backbone for a model without a head.
     """
     if rule not in get_args(Rule):
         raise ConfigError(f"unknown rule '{rule}' for parameter groups{nearest(rule, get_args(Rule))}")
+    if rule in ("released", "intended"):
+        need(model, "head", f"parameter groups by the rule '{rule}'")
+    head = head_name(model)
     groups: dict[tuple[float, bool], list[tuple[str, nn.Parameter]]] = {}
     for name, parameter in model.named_parameters():
         if rule == "plain":
@@ -72,7 +77,7 @@ def parameter_groups(
         elif rule == "tables":
             key = 1.0, not re.search(f"{POSITION_TABLE}|{TOKEN}", name)
         else:
-            key = _fine_tuned(name, rule, backbone_factor)
+            key = _fine_tuned(name, rule, backbone_factor, head)
         groups.setdefault(key, []).append((name, parameter))
     return [
         {
@@ -90,9 +95,9 @@ def _decayed_by_custom(name: str, parameter: nn.Parameter) -> bool:
     return parameter.ndim >= 2 and not re.search(f"{POSITION_TABLE}|{TOKEN}", name)
 
 
-def _fine_tuned(name: str, rule: Rule, backbone_factor: float) -> tuple[float, bool]:
+def _fine_tuned(name: str, rule: Rule, backbone_factor: float, head: str | None) -> tuple[float, bool]:
     """Learning-rate factor and whether there is decay, by "released" or "intended"."""
-    if name.startswith("head."):
+    if name.startswith(f"{head}."):
         return 1.0, True
     if re.search(f"{POSITION_TABLE}|{PEG}", name):
         return (1.0 if rule == "released" else backbone_factor), False

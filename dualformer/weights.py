@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dualformer.model_config import ModelConfig
+from dualformer.model_contract import config_of, need, part
 from dualformer.registry import model_config
 
 logger = logging.getLogger(__name__)
@@ -33,7 +34,6 @@ Size = tuple[int, int, int]
 
 WRAPPERS = ("state_dict", "model_state", "model")  # where training frameworks keep the weights of a checkpoint
 TORCH_SUFFIXES = (".pth", ".pt", ".pyth", ".bin", ".ckpt")
-HEAD = ("head.weight", "head.bias")
 NAMES_SHOWN = 5
 
 
@@ -61,7 +61,7 @@ class WeightLayout:
     rename: tuple[tuple[str, str], ...] = ()
     ignored: tuple[str, ...] = ()
     absent: tuple[str, ...] = ()
-    convert: Callable[[State, nn.Module], State] | None = None
+    convert: Callable[[State, Any], State] | None = None
 
     def recognises(self, state: Mapping[str, Tensor]) -> bool:
         return any(re.search(self.has, key) and self.ndim in (None, value.ndim) for key, value in state.items())
@@ -75,6 +75,10 @@ class WeightLayout:
         for pattern, replacement in self.rename:
             key = re.sub(pattern, replacement, key)
         return key
+
+
+OWN_LAYOUT = WeightLayout(name="own", has="")
+"""Of a model that declares no layouts: its own names and shapes."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -122,7 +126,8 @@ class PositionTable:
     def _likely_grids(self, table: Tensor, cells: int, config: ModelConfig) -> list[Size]:
         """The grid the table's own axes spell, the published one, ones that differ only in time or (square) space."""
         if table.ndim == 4:
-            return [tuple(table.shape[:3])]
+            t, h, w = table.shape[:3]
+            return [(t, h, w)]
         t, h, w = self.grid(config)
         published = self.grid(model_config(config.name))
         side = math.isqrt(cells // t)
@@ -215,14 +220,16 @@ def load_weights(
     layout = _recognise(model, state)
     entries = layout.translate(state, model)
     notes = []
+    head = _head_entries(model)
     if replace_head:
-        count = len(entries.pop("head.bias", ()))
-        entries.pop("head.weight", None)
-        notes.append(f"head replaced: the checkpoint's {count} classes left out, {len(own['head.bias'])} start anew")
+        need(model, "head", "replacing the head")
+        left_out = [entries.pop(name) for name in head if name in entries]
+        count = len(left_out[0]) if left_out else 0
+        notes.append(f"head replaced: the checkpoint's {count} classes left out, {len(own[head[0]])} start anew")
     if interpolate is not False:
-        learned_by = None if interpolate is True else _changed(model.config, interpolate)
+        learned_by = None if interpolate is True else _changed(config_of(model), interpolate)
         notes += _resize(model, entries, own, learned_by)
-    report = _compare(layout, entries, own, kept=HEAD if replace_head else (), notes=notes)
+    report = _compare(layout, entries, own, kept=head if replace_head else (), notes=notes)
     _check(report, entries, own, strict, model)
     model.load_state_dict({name: entries[name] for name in report.matched}, strict=False)
     logger.info("%s: %s", type(model).__name__, report)
@@ -281,8 +288,15 @@ def _open(path: Path) -> Any:
         raise WeightsError(f"{path} is broken: {error}") from None
 
 
+def _head_entries(model: nn.Module) -> tuple[str, ...]:
+    """Names of the head's weights in the state dict, the matrix first; none where there is no head."""
+    head = part(model, "head")
+    tensors = set() if head is None else {id(tensor) for tensor in head.state_dict(keep_vars=True).values()}
+    return tuple(name for name, tensor in model.state_dict(keep_vars=True).items() if id(tensor) in tensors)
+
+
 def _recognise(model: nn.Module, state: State) -> WeightLayout:
-    layouts: tuple[WeightLayout, ...] = getattr(model, "weight_layouts", ())
+    layouts: tuple[WeightLayout, ...] = part(model, "weight_layouts") or (OWN_LAYOUT,)
     for layout in layouts:
         if layout.recognises(state):
             return layout
@@ -303,14 +317,14 @@ def _resize(model: nn.Module, entries: State, own: State, learned_by: ModelConfi
     for name, tensor in entries.items():
         sized = _clip_sized(model, name)
         if name in own and sized:
-            entries[name] = sized.resize(tensor, own[name], model.config, learned_by)
+            entries[name] = sized.resize(tensor, own[name], config_of(model), learned_by)
             if entries[name] is not tensor:
                 notes.append(f"{name} interpolated from {list(tensor.shape)} to {list(own[name].shape)}")
     return notes
 
 
 def _clip_sized(model: nn.Module, name: str) -> PositionTable | PoolingKernel | None:
-    return next((sized for sized in getattr(model, "clip_sized", ()) if re.search(sized.name, name)), None)
+    return next((sized for sized in part(model, "clip_sized") or () if re.search(sized.name, name)), None)
 
 
 def _compare(layout: WeightLayout, entries: State, own: State, kept: tuple[str, ...], notes: list[str]) -> LoadReport:
@@ -332,7 +346,7 @@ def _check(report: LoadReport, entries: State, own: State, strict: bool, model: 
     if wrong:
         shapes = [f"{name} {list(entries[name].shape)}, the model has {list(own[name].shape)}" for name in wrong]
         hints = []
-        if set(wrong) & set(HEAD):
+        if set(wrong) & set(_head_entries(model)):
             hints.append("replace_head=True loads everything but the head")
         if any(_clip_sized(model, name) for name in wrong):
             hints.append("interpolate=True resizes what follows from the clip size")

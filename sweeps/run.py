@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,29 +20,23 @@ from torch import nn
 
 from dualformer.config import ConfigError
 from dualformer.data.dataset import VideoDataset
-from dualformer.data.manifest import DataError
-from dualformer.data.reader import VideoError
 from dualformer.macs import count_macs, count_training_macs
 from dualformer.model_config import ModelConfig
 from dualformer.registry import create_model, model_config
+from dualformer.results import layout
 from dualformer.results.files import is_disk_full, write_json
 from dualformer.results.result import Result, read_result, write_result
 from dualformer.weights import WeightsError, load_weights
 from slurm.task import LostContact, on_torchrun
+from sweeps.failure import COMMON_ERRORS, told_failure
+from sweeps.measuring.bounds import lower_bound_ms
 from sweeps.measuring.measurement import measure
-from sweeps.measuring.roofline import lower_bound_ms
 from sweeps.provenance import finished, provenance
 from sweeps.run_config import RunConfig
-from sweeps.training import processes
-from sweeps.training.evaluation import EvaluationError, evaluate
-from sweeps.training.loop import TrainingError, train
-from sweeps.training.processes import ALONE, Team
-
-EXPECTED_ERRORS = (ConfigError, DataError, VideoError, WeightsError, TrainingError, EvaluationError)
-"""Errors whose message says all there is to say; any other comes with the place where it was raised."""
-
-COMMON_ERRORS = (TrainingError, EvaluationError)
-"""Errors that all processes of a run meet alike, because they follow from what all of them know."""
+from sweeps.run_context import RunContext
+from sweeps.training import processes, scoring
+from sweeps.training.evaluation import evaluate
+from sweeps.training.loop import train
 
 
 def execute(run_dir: Path) -> None:
@@ -55,58 +48,44 @@ def execute(run_dir: Path) -> None:
         OSError: the disk is full; the run counts as not finished.
         LostContact: another process of the run died without a word; likewise.
     """
-    run_dir = Path(run_dir)
-    config = RunConfig.from_dict(json.loads((run_dir / "config.json").read_text()))
+    folder = Path(run_dir)
+    config = RunConfig.from_dict(json.loads((folder / layout.CONFIG).read_text()))
     prepare_torch(config)
     with processes.join() as team:
-        device = choose_device(config.device)
+        context = RunContext(config, choose_device(config.device), folder, team)
         if not team.leads:
-            follow(config, device, run_dir, team)
+            follow(context)
             return
         try:
-            lead(config, device, run_dir, team)
+            lead(context)
         finally:
             if not team.broken:
                 team.order("leave")
 
 
-def lead(config: RunConfig, device: torch.device, run_dir: Path, team: Team) -> None:
+def lead(context: RunContext) -> None:
     """Computes the run and writes its result."""
-    circumstances = provenance(config, device.type)
-    circumstances["num_processes"] = team.size
-    circumstances["weights_sha256"] = file_hash(config.model.weights)
-    write_json(run_dir / "provenance.json", circumstances)
+    circumstances = circumstances_of(context)
+    write_json(context.folder / layout.PROVENANCE, circumstances)
     outcome: dict[str, Any] = {}
     try:
-        for fields in run(config, device, run_dir, team):
+        for fields in run(context):
             outcome |= fields
     except UncompletedJobError:  # submitit's way to end a job that met its time limit too often: no result of ours
         raise
     except LostContact:
-        if (told := read_result(run_dir)) is None:
+        if (told := read_result(context.folder)) is None:
             raise
         outcome.update(status=told.status, reason=told.reason)
     except Exception as error:
         if is_disk_full(error):
             raise
         outcome.update(told_failure(error))
-    write_json(run_dir / "provenance.json", finished(circumstances))
-    write_result(run_dir, Result(run_id=run_dir.name, **outcome))
+    write_json(context.folder / layout.PROVENANCE, finished(circumstances))
+    write_result(context.folder, Result(run_id=context.folder.name, **outcome))
 
 
-def told_failure(error: Exception) -> dict[str, str]:
-    """Status and reason of a run that ended with an error; prints where the error came from unless it says so."""
-    if isinstance(error, torch.OutOfMemoryError):
-        return {"status": "oom", "reason": first_line(error)}
-    if isinstance(error, EXPECTED_ERRORS):
-        return {"status": "error", "reason": str(error)}
-    traceback.print_exception(error)
-    place = traceback.extract_tb(error.__traceback__)[-1]
-    where = f"{Path(place.filename).name}:{place.lineno}"
-    return {"status": "error", "reason": f"{type(error).__name__}: {first_line(error)} ({where})"}
-
-
-def follow(config: RunConfig, device: torch.device, run_dir: Path, team: Team) -> None:
+def follow(context: RunContext) -> None:
     """Trains and evaluates with the leader when it says so.
 
     A process that fails alone writes the row, since the leader may be waiting for it where nothing can reach it; the
@@ -116,70 +95,96 @@ def follow(config: RunConfig, device: torch.device, run_dir: Path, team: Team) -
         LostContact: another process has failed, which knows why.
         Exception: what this process failed of.
     """
+    config, team = context.config, context.team
     while team.listen() == "train":
         try:
             with team.together(*COMMON_ERRORS):
                 # The leader has inspected all files by now, and where machines share a cache its records are there.
                 train_set, test_set = build_datasets(config, chosen_model(config))
-                model = build_model(config, num_classes=len(train_set.classes)).to(device)
-                for _ in train_and_evaluate(model, train_set, test_set, config, device, run_dir, team):
+                model = build_model(config, num_classes=len(train_set.classes)).to(context.device)
+                for _ in train_and_evaluate(model, train_set, test_set, context):
                     pass
         except COMMON_ERRORS:
             continue  # the leader meets the same one, and its row says so
         except LostContact:
             raise
         except Exception as error:
-            if not is_disk_full(error) and read_result(run_dir) is None:
+            if not is_disk_full(error) and read_result(context.folder) is None:
                 failure = told_failure(error)
                 failure["reason"] = f"process {team.rank} of {team.size}: {failure['reason']}"
-                write_result(run_dir, Result(run_id=run_dir.name, **failure))
+                write_result(context.folder, Result(run_id=context.folder.name, **failure))
             raise
 
 
-def run(config: RunConfig, device: torch.device, run_dir: Path, team: Team = ALONE) -> Iterator[dict[str, Any]]:
+def run(context: RunContext) -> Iterator[dict[str, Any]]:
     """Counts, times, trains and evaluates one model; yields the fields of its result as they become known.
 
     What was found before a failure is thus part of the failed run's row. A network that doesn't fit or doesn't compute
     what its reference does is not trained.
     """
-    if config.device == "cuda" and device.type != "cuda":
-        raise ConfigError("device is 'cuda' and this machine has none")
-    if device.type == "cuda" and on_torchrun() and team.local_size > torch.cuda.device_count():
-        raise ConfigError(f"{team.local_size} processes on this machine, and its GPUs are {torch.cuda.device_count()}")
-    trained = config.train.trains
+    config, team = context.config, context.team
+    check_device(context)
     num_classes = 400
-    if trained:
+    if trains := config.train.trains:
+        scoring.rehearse()
         train_set, test_set = build_datasets(config, chosen_model(config))
         num_classes = len(train_set.classes)
-        infos = (*train_set.infos, *test_set.infos)
-        yield {"in_order_share": sum(not info.seekable for info in infos) / len(infos)}
+        yield {"in_order_share": in_order_share(train_set, test_set)}
     model = build_model(config, num_classes)
     yield describe(model, config)
-    model.to(device)
-    measured = measure(model, config.measure, device=device, threads=config.threads)
-    write_json(run_dir / "measurement.json", measured.details)
-    yield {"status": measured.status, "reason": measured.reason, **measured.fields}
-    yield {name: measured.details.get(name) for name in ("flags", "compile_s")}
-    if measured.status == "ok" and config.measure.latency:
-        yield {"roofline_ms": lower_bound_ms(model, config.measure, device=device, threads=config.threads)}
-    if trained and measured.status == "ok":
+    status = ""
+    for fields in measured(model.to(context.device), context):
+        status = fields.get("status", status)
+        yield fields
+    if trains and status == "ok":
         team.order("train")
         with team.together(*COMMON_ERRORS):
-            yield from train_and_evaluate(model, train_set, test_set, config, device, run_dir, team)
+            yield from train_and_evaluate(model, train_set, test_set, context)
+
+
+def measured(model: nn.Module, context: RunContext) -> Iterator[dict[str, Any]]:
+    """Times the network and bounds its time; yields fields of the result, `status` first."""
+    config = context.config
+    found = measure(model, config.measure, device=context.device, threads=config.threads)
+    write_json(context.folder / layout.MEASUREMENT, found.details)
+    yield {"status": found.status, "reason": found.reason, **found.fields}
+    yield {"gate": found.details.get("gate", {}).get("compared_with")}
+    yield {name: found.details.get(name) for name in ("flags", "compile_s")}
+    if found.status == "ok" and config.measure.latency:
+        yield {"roofline_ms": lower_bound_ms(model, config.measure, device=context.device, threads=config.threads)}
 
 
 def train_and_evaluate(
-    model: nn.Module,
-    train_set: VideoDataset,
-    test_set: VideoDataset,
-    config: RunConfig,
-    device: torch.device,
-    run_dir: Path,
-    team: Team,
+    model: nn.Module, train_set: VideoDataset, test_set: VideoDataset, context: RunContext
 ) -> Iterator[dict[str, Any]]:
     """What all processes of a run do together; yields fields of the result."""
-    yield train(model, train_set, config, device, run_dir, team, test_set)
-    yield evaluate(model, test_set, config, device, team, run_dir)
+    yield train(model, train_set, context, test_set)
+    yield evaluate(model, test_set, context)
+
+
+def circumstances_of(context: RunContext) -> dict[str, Any]:
+    """What `provenance.json` holds of a run that starts now."""
+    config = context.config
+    return {
+        **provenance(config, context.device.type),
+        "num_processes": context.team.size,
+        "weights_sha256": file_hash(config.model.weights),
+    }
+
+
+def check_device(context: RunContext) -> None:
+    """Raises `ConfigError` where this machine has not the devices that the run needs."""
+    if context.config.device == "cuda" and context.device.type != "cuda":
+        raise ConfigError("device is 'cuda' and this machine has none")
+    sharing = context.team.local_size
+    if context.device.type == "cuda" and on_torchrun() and sharing > torch.cuda.device_count():
+        raise ConfigError(f"{sharing} processes on this machine, and its GPUs are {torch.cuda.device_count()}")
+
+
+def in_order_share(*datasets: VideoDataset) -> float:
+    """Share of all videos that are read in order, since seeking there gives other frames."""
+    infos = [info for dataset in datasets for info in dataset.infos]
+    return sum(not info.seekable for info in infos) / len(infos)
 
 
 def chosen_model(config: RunConfig) -> ModelConfig:
@@ -257,7 +262,3 @@ def file_hash(path: str | None) -> str | None:
         return None
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__

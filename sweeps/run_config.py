@@ -15,7 +15,7 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from dualformer.config import Config, ConfigError, flatten, irrelevant
+from dualformer.config import IRRELEVANT, Config, ConfigError, flatten, irrelevant
 from dualformer.config_fields import ConfigField, fields_of
 from dualformer.data.config import DataConfig
 from dualformer.optim import Rule
@@ -277,7 +277,7 @@ class RunConfig(Config):
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
     evaluate: EvaluateConfig = dataclasses.field(default_factory=EvaluateConfig)
     measure: MeasureConfig = dataclasses.field(default_factory=MeasureConfig)
-    resources: ResourceConfig = irrelevant(default_factory=ResourceConfig)
+    resources: ResourceConfig = dataclasses.field(default_factory=ResourceConfig, metadata=IRRELEVANT)
 
     def check(self) -> None:
         _at_least(self, 0, "seed")

@@ -1,4 +1,4 @@
-"""The code of this project as files: where it lies, what it hashes to, which commit it is, what a process used of it."""
+"""The code of this project as files: where it lies, what it hashes to, which commit it is, what was imported."""
 
 from __future__ import annotations
 
@@ -35,24 +35,32 @@ def code_hash(root: Path = ROOT) -> str:
 def imported_files() -> dict[str, str]:
     """Returns the project files that this process has imported, each with 12 hexadecimal digits of its SHA-256.
 
-    Files of the project are named by their path from its root. Modules from elsewhere that no installation brought, such
-    as a network of one's own, count as well; they are named by their module, since their place is nobody's business.
+    Files of the project are named by their path in a checkout. Modules from elsewhere that no installation brought,
+    such as a network of one's own, count as well, named by module: their place is nobody's business.
     """
+    project = {path.resolve(): name.as_posix() for name, path in files(ROOT)}
     found = {}
-    for name, module in sorted(sys.modules.items()):
-        path = Path(getattr(module, "__file__", None) or "")
-        if path.suffix == ".py" and path.is_file() and (known := _project_name(name, path.resolve())):
-            found[known] = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+    for module, path in _modules():
+        if name := project.get(path) or (None if _is_installed(path) else _name(module, path)):
+            found[name] = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
     return found
 
 
-def _project_name(module: str, path: Path) -> str | None:
-    """What a module's file is called in a list of code, None where it is no code of the project or its user's."""
-    if path.is_relative_to(ROOT) and (below := path.relative_to(ROOT)).parts[0] in PACKAGES:
-        return below.as_posix()
-    if _INSTALLED & set(path.parts) or path.is_relative_to(_STANDARD_LIBRARY):
-        return None
-    return f"{module.replace('.', '/')}.py"
+def _modules() -> Iterator[tuple[str, Path]]:
+    """Every imported module that is a Python file, with the place of it."""
+    for name, module in sorted(sys.modules.items()):
+        path = Path(getattr(module, "__file__", None) or "")
+        if path.suffix == ".py" and path.is_file():
+            yield name, path.resolve()
+
+
+def _name(module: str, path: Path) -> str:
+    """`mine.net` -> mine/net.py, and `mine` -> mine/__init__.py where that is a package."""
+    return module.replace(".", "/") + ("/__init__.py" if path.name == "__init__.py" else ".py")
+
+
+def _is_installed(path: Path) -> bool:
+    return bool(_INSTALLED & set(path.parts)) or path.is_relative_to(_STANDARD_LIBRARY)
 
 
 def source_state(root: Path = ROOT) -> dict[str, Any]:

@@ -11,6 +11,8 @@ carries a `failure` in place of a clip, and `collate` passes it on. Nothing is e
 
 from __future__ import annotations
 
+import functools
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -22,9 +24,12 @@ from torch import Tensor
 from dualformer.config import ConfigError
 from dualformer.data import sampling, transforms, two_scale
 from dualformer.data.augment import mix
+from dualformer.data.cache import CacheError, cache_dir, cache_error
 from dualformer.data.config import EMBEDDED, DataConfig
-from dualformer.data.inspection import cache_dir, inspect_all
-from dualformer.data.manifest import DataError, Entry, Manifest, read_manifest
+from dualformer.data.files import DataError, utf8
+from dualformer.data.handover import stacked
+from dualformer.data.inspection import inspect_all
+from dualformer.data.manifest import Entry, Manifest, read_manifest
 from dualformer.data.reader import VideoError, VideoInfo, read_by_seeking, read_in_order
 
 
@@ -33,13 +38,17 @@ def load_manifest(config: DataConfig) -> Manifest:
 
     Raises:
         DataError: as `read_manifest`.
-        OSError: the embedded data set can't be written.
+        CacheError: the embedded data set can't be written.
     """
-    root = two_scale.ensure(config.embedded, cache_dir()) if config.root == EMBEDDED else Path(config.root)
-    return read_manifest(root)
+    if config.root == EMBEDDED:
+        try:
+            return read_manifest(two_scale.ensure(config.embedded, cache_dir()))
+        except OSError as error:
+            raise error if isinstance(error, CacheError) else cache_error(error) from error
+    return read_manifest(Path(utf8(config.root, Path())))
 
 
-class VideoDataset(torch.utils.data.Dataset):
+class VideoDataset(torch.utils.data.Dataset[dict[str, Any]]):
     """One split of a data set.
 
     A sample is a dict: `clip` float32 [3, T, H, W], `label` int, `index` int; with `views`, `clip` is
@@ -83,6 +92,8 @@ class VideoDataset(torch.utils.data.Dataset):
         if views is not None and (views[0] < 1 or views[1] not in (1, 3)):
             raise ConfigError(f"views must be at least one clip times 1 or 3 crops, got {views[0]} x {views[1]}")
         manifest = load_manifest(config)
+        for note in manifest.notes:
+            _tell_once(note)
         self.root, self.classes, self.factors = manifest.root, manifest.classes, dict(manifest.factors)
         self.config, self.num_frames, self.views, self.seed = config, num_frames, views, seed
         entries = manifest.split(split, config.holdout, config.fold)
@@ -164,9 +175,9 @@ class VideoDataset(torch.utils.data.Dataset):
     def _read(self, index: int, indices: np.ndarray) -> Tensor:
         path = self.root / self.entries[index].file
         if self.infos[index].seekable:
-            frames = read_by_seeking(path, indices, self.config.decoder)
+            frames = read_by_seeking(path, indices.tolist(), self.config.decoder)
         else:
-            frames = read_in_order(path, indices, self.config.time_limit_s)
+            frames = read_in_order(path, indices.tolist(), self.config.time_limit_s)
         # [T, H, W, 3] seen as [T, 3, H, W]: resizing is fastest where the colours of a pixel are neighbours.
         return transforms.resize(torch.from_numpy(frames).permute(0, 3, 1, 2), self._resize)
 
@@ -198,7 +209,7 @@ class VideoDataset(torch.utils.data.Dataset):
                 )
 
 
-class TrainBatches(torch.utils.data.Sampler):
+class TrainBatches(torch.utils.data.Sampler[list[tuple[int, int]]]):
     """An endless stream of batches, each a list of (epoch, index), for `DataLoader(batch_sampler=...)`.
 
     Epochs are permutations, one after another without a gap, so that every clip is seen equally often and every batch
@@ -236,14 +247,17 @@ def collate(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     Returns:
         `clip` float32 [B, ...], `label` and `index` int64 [B], and `failures`, a list of strings; where clips are mixed
         `target` too, float32 [B, classes]. B is 0, and `clip` is an empty tensor, where every sample failed.
+
+    Raises:
+        HandoverError: in a loader worker, where what it made can't be handed to the process that trains.
     """
     good = [sample for sample in samples if "clip" in sample]
-    mixed = {"target": torch.stack([sample["target"] for sample in good])} if good and "target" in good[0] else {}
+    mixed = {"target": stacked([sample["target"] for sample in good])} if good and "target" in good[0] else {}
     return {
         **mixed,
-        "clip": torch.stack([sample["clip"] for sample in good]) if good else torch.empty(0),
-        "label": torch.tensor([sample["label"] for sample in good], dtype=torch.int64),
-        "index": torch.tensor([sample["index"] for sample in good], dtype=torch.int64),
+        "clip": stacked([sample["clip"] for sample in good]) if good else torch.empty(0),
+        "label": stacked([torch.tensor(sample["label"]) for sample in good], torch.int64),
+        "index": stacked([torch.tensor(sample["index"]) for sample in good], torch.int64),
         "failures": [sample["failure"] for sample in samples if "failure" in sample],
     }
 
@@ -276,6 +290,11 @@ def _usable(
             + (f"\nand {len(failures) - 10} more" if len(failures) > 10 else "")
         )
     return {file: info for file, info in found.items() if isinstance(info, VideoInfo)}, failures
+
+
+@functools.cache
+def _tell_once(note: str) -> None:
+    print(note, file=sys.stderr, flush=True)
 
 
 def _generator(*key: int) -> torch.Generator:

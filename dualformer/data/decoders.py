@@ -1,26 +1,29 @@
 """What frames can be asked for by number: one small interface, and a table from a name to who offers it.
 
-Whether to trust an answer is `reader`'s business: some decoders give other frames than those asked for.
+Whether to trust an answer is `reader`'s business: some decoders give other frames than those asked for. Each decoder is
+imported when it is used, so one that is missing or broken on a machine takes nothing from the others.
 """
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import os
 import re
 import types
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-import av
-import decord
 import numpy as np
 from PIL import Image
 
 from dualformer.config import ConfigError, nearest
-from dualformer.data.manifest import is_frame
+from dualformer.data.files import is_frame
 
-decord.logging.set_level(decord.logging.QUIET)  # a file's trouble is reported by VideoError, not on stderr
+AUTO = "auto"
+"""In place of a decoder's name: the first of `PREFERRED` that this machine has."""
+PREFERRED = ("decord", "torchcodec", "pyav")
 
 _STEP = 16  # frames between entries, where a decoder doesn't say where it can enter
 
@@ -44,16 +47,21 @@ class Decord:
     """Seeks fast. Its FFmpeg is from 2019: it knows no AV1, and decodes some files to slightly other pixels."""
 
     def __init__(self, path: str | os.PathLike):
-        self._reader = decord.VideoReader(os.fspath(path), ctx=decord.cpu(0), num_threads=1)
+        library = _decord()
+        with _its_own_errors(library):
+            self._reader = library.VideoReader(os.fspath(path), ctx=library.cpu(0), num_threads=1)
+        self._library = library
 
     def __len__(self) -> int:
         return len(self._reader)
 
     def entries(self) -> Sequence[int]:
-        return [int(index) for index in self._reader.get_key_indices()]
+        with _its_own_errors(self._library):
+            return [int(index) for index in self._reader.get_key_indices()]
 
     def frames(self, indices: Sequence[int]) -> np.ndarray:
-        return self._reader.get_batch(list(indices)).asnumpy()
+        with _its_own_errors(self._library):
+            return self._reader.get_batch(list(indices)).asnumpy()
 
 
 class TorchCodec:
@@ -98,16 +106,20 @@ class Images:
 
         Raises:
             ValueError: it can't be decoded.
+            OSError: the system doesn't let it be read.
             IndexError: there is none.
         """
         if index >= len(self):
             raise IndexError(f"no frame {index}")
+        path = self.paths[index]
         try:
-            with Image.open(self.paths[index]) as image:
+            with Image.open(path) as image:
                 return np.asarray(image.convert("RGB"))
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            reason = str(error).replace(f"{os.fspath(self.paths[index])!r}", "").strip()
-            raise ValueError(f"{self.paths[index].name}: {reason}") from error
+        except Exception as error:  # Pillow raises whatever comes up, where a file isn't what its name says
+            if isinstance(error, OSError) and error.errno is not None:  # Pillow's own have no number
+                raise
+            reason = str(error).replace(f"{os.fspath(path)!r}", "").strip()
+            raise ValueError(f"{path.name}: {reason}") from error
 
 
 DECODERS: Mapping[str, Callable[[str | os.PathLike], Seeker] | None] = {
@@ -120,34 +132,75 @@ DECODERS: Mapping[str, Callable[[str | os.PathLike], Seeker] | None] = {
 
 def check_decoder(name: str) -> None:
     """Raises `ConfigError`, which says what is missing, where a decoder can't be used on this machine."""
-    if name not in DECODERS:
-        raise ConfigError(f"unknown decoder '{name}'{nearest(name, DECODERS)}")
-    if name == "torchcodec":
-        _torchcodec()
+    if name not in (AUTO, *DECODERS):
+        raise ConfigError(f"unknown decoder '{name}'{nearest(name, (AUTO, *DECODERS))}")
+    if name in _LIBRARIES:
+        _LIBRARIES[name]()
+
+
+def chosen_decoder(name: str) -> str:
+    """Returns the decoder that a name means on this machine: "auto" is the first of `PREFERRED` that works here.
+
+    Raises:
+        ConfigError: unknown, or this machine lacks it.
+    """
+    if name != AUTO:
+        check_decoder(name)
+        return name
+    for candidate in PREFERRED:
+        with contextlib.suppress(ConfigError):
+            check_decoder(candidate)
+            return candidate
+    raise ConfigError(f"none of the decoders {', '.join(PREFERRED)} can be used on this machine")
 
 
 def decoder_versions(name: str = "decord") -> dict[str, str]:
     """Returns name and version of what decodes: the decoder asked for, PyAV, and the FFmpeg that PyAV brings."""
+    import av
+
+    name = chosen_decoder(name)
     versions = {"pyav": av.__version__, "ffmpeg": av.ffmpeg_version_info}
     if name == "decord":
-        return {"decord": decord.__version__, **versions}
+        return {"decord": _decord().__version__, **versions}
     if name == "torchcodec":
         library = _torchcodec()
         return {"torchcodec": f"{library.__version__} (FFmpeg {library.ffmpeg_major_version})", **versions}
     return versions
 
 
+def _decord() -> types.ModuleType:
+    decord = _imported("decord", "decord")
+    decord.logging.set_level(decord.logging.QUIET)  # a file's trouble is reported by VideoError, not on stderr
+    return decord
+
+
 def _torchcodec() -> types.ModuleType:
+    _imported("torchcodec.decoders", "torchcodec")
+    return importlib.import_module("torchcodec")
+
+
+_LIBRARIES: Mapping[str, Callable[[], types.ModuleType]] = {"decord": _decord, "torchcodec": _torchcodec}
+
+
+def _imported(module: str, decoder: str) -> types.ModuleType:
+    others = f"data.decoder=pyav needs no other, {AUTO} takes the first that works"
     try:
-        import torchcodec.decoders
+        return importlib.import_module(module)
     except ImportError as error:
-        raise ConfigError(f"decoder 'torchcodec' needs the package torchcodec: {error}") from error
-    except (OSError, RuntimeError) as error:  # it is installed, and finds no FFmpeg that it can load
-        raise ConfigError(
-            "decoder 'torchcodec' needs the shared libraries of an FFmpeg that this torchcodec supports (4 to 8), and "
-            "found none"
-        ) from error
-    return torchcodec
+        raise ConfigError(f"decoder '{decoder}' needs the package {decoder}: {error} ({others})") from error
+    except Exception as error:  # it is installed, and can't load its own or FFmpeg's shared libraries
+        reason = str(error).strip().partition("\n")[0][:200] or type(error).__name__
+        hint = "; it needs the shared libraries of an FFmpeg from 4 to 8" if decoder == "torchcodec" else ""
+        raise ConfigError(f"decoder '{decoder}' is broken on this machine: {reason}{hint} ({others})") from error
+
+
+@contextlib.contextmanager
+def _its_own_errors(library: types.ModuleType) -> Iterator[None]:
+    """Turns an exception type that only decord has into one that needs no decord to be caught."""
+    try:
+        yield
+    except library.DECORDError as error:
+        raise RuntimeError(str(error)) from error
 
 
 def _in_order(images: Iterable[Path]) -> list[Path]:

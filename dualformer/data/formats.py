@@ -17,13 +17,24 @@ import difflib
 import json
 import os
 import re
-from collections import defaultdict
+import unicodedata
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from dualformer.config import nearest
-from dualformer.data.manifest import SPLITS, VIDEO_SUFFIXES, DataError, frame_folders, read_folders, video_files
+from dualformer.data.files import (
+    VIDEO_SUFFIXES,
+    DataError,
+    frame_folders,
+    is_hidden,
+    likely_place,
+    passed_over_note,
+    same_in_unicode,
+    video_files,
+)
+from dualformer.data.manifest import MOST_CLASSES, SPLITS, class_order, read_folders, shortened, whole_number
 
 _FIRST_FOLD = 1
 _NAMES_SHOWN = 5
@@ -75,11 +86,24 @@ class Clip:
 
 @dataclasses.dataclass(frozen=True)
 class Listing:
-    """All clips of a data set; `unlabelled` counts those that are listed without a label, for a hidden test."""
+    """All clips of a data set.
+
+    Attributes:
+        classes: names, in the order of their indices.
+        clips: as they are listed.
+        unlabelled: how many are listed without a label, for a hidden test.
+        notes: what else a person should know, a line each.
+    """
 
     classes: tuple[str, ...]
     clips: tuple[Clip, ...]
     unlabelled: int = 0
+    notes: tuple[str, ...] = ()
+
+    @property
+    def only_tested(self) -> bool:
+        """Whether no clip is there to train on, so that classes may lack clips."""
+        return all(clip.split in ("val", "test") for clip in self.clips)
 
 
 def list_clips(name: str, source: Source) -> Listing:
@@ -92,7 +116,7 @@ def list_clips(name: str, source: Source) -> Listing:
     Raises:
         DataError: unknown format, missing folder or file, no annotations of this format or of this fold, a line that
             isn't as the format has it, an unknown class or a label out of range, an empty list, a clip listed twice or
-            in two splits, a class without a clip, no clip found at all.
+            in two splits, no clip found at all, a class without a clip in data that is trained on.
     """
     if name not in FORMATS:
         raise DataError(f"unknown format '{name}'{nearest(name, FORMATS)}")
@@ -105,9 +129,7 @@ def list_clips(name: str, source: Source) -> Listing:
         raise DataError(f"{name} has a single split, so fold {source.fold} means nothing; with folds: {_join(FOLDS)}")
     if source.fold is not None and not 1 <= source.fold <= FOLDS[name]:
         raise DataError(f"{name} has no fold {source.fold}; it has 1 to {FOLDS[name]}")
-    listing = FORMATS[name](source)
-    _check(listing, source)
-    return listing
+    return _checked(FORMATS[name](source), source)
 
 
 def read_classes(path: Path) -> tuple[str, ...]:
@@ -176,7 +198,7 @@ def folders(source: Source) -> Listing:
         Clip(e.file, e.file, classes.index(manifest.classes[e.label], e.file), e.split, e.file)
         for e in manifest.entries
     )
-    return Listing(classes.names, tuple(clips))
+    return Listing(classes.names, tuple(clips), notes=manifest.notes)
 
 
 def plain_list(source: Source) -> Listing:
@@ -195,17 +217,22 @@ def plain_list(source: Source) -> Listing:
         if split is None and len(files) > 1:
             raise DataError(f"{path}: which split is this? Its name doesn't tell; write train={path.name} or the like")
         rows += [(*row, split) for row in _list_rows(path, source)]
-    numbered = [label.isdecimal() for _, _, label, _, _ in rows]
+    numbered = [whole_number(label) is not None for _, _, label, _, _ in rows]
     if any(numbered) and not all(numbered):
         _, _, label, place, _ = rows[numbered.index(False)]
         raise DataError(f"{place}: label '{label}' is not a whole number from 0, as labels of other lines are")
     given = read_classes(source.classes) if source.classes else None
     if all(numbered):
-        count = len(given) if given else 1 + max((int(label) for _, _, label, _, _ in rows), default=-1)
-        classes = _Classes(given or [str(label) for label in range(count)])
+        numbers = [number for _, _, label, _, _ in rows if (number := whole_number(label)) is not None]
+        count = len(given) if given else 1 + max(numbers, default=-1)
+        if count > MOST_CLASSES:
+            raise DataError(
+                f"{rows[numbers.index(count - 1)][3]}: label {count - 1}, of at most {MOST_CLASSES} classes"
+            )
+        classes = _Classes(given or [str(label) for label in range(count)], counted_from_1=0 not in numbers)
         labels = [classes.number(label, place) for _, _, label, place, _ in rows]
     else:
-        classes = _Classes(given or sorted({label for _, _, label, _, _ in rows}))
+        classes = _Classes(given or class_order({label for _, _, label, _, _ in rows}, files[0][1]))
         labels = [classes.index(label, place) for _, _, label, place, _ in rows]
     clips = (
         Clip(name, _at(source, name), label, split, place, frames=frames)
@@ -223,10 +250,11 @@ def something_something_v2(source: Source) -> Listing:
     (`something-something-v2-train.json`, or `train.json` in later downloads). Documented in the data set's technical
     report, "Moving Objects Dataset: Something-Something v. 2", at its download page.
     """
-    lists, mapping, answers = [], source.classes, {}
+    lists, mapping = [], source.classes
+    answers: dict[str, str] = {}
     for split, path in _files(source, ".json", ".csv"):
         if "answers" in path.name:
-            answers |= (line.split(";", 1) for _, line in _lines(path) if ";" in line)
+            answers |= {line.split(";", 1)[0]: line.split(";", 1)[1] for _, line in _lines(path) if ";" in line}
             continue
         content = _json(path)
         if isinstance(content, dict):
@@ -266,13 +294,16 @@ def ucf101(source: Source) -> Listing:
         elif match := re.fullmatch(r"(train|test)list(\d+)\.txt", path.name.lower()):
             lists[match[1], int(match[2])] = path
     chosen = {split: _of_fold(lists, split, fold, f"{split}list{fold:02d}.txt") for split in ("train", "test")}
-    if index_file is None and source.classes is None:
+    if source.classes:
+        classes = _Classes(read_classes(source.classes))
+    elif index_file:
+        classes = _Classes(_class_ind(index_file))
+    else:
         raise DataError(f"{chosen['train'].parent}: no classInd.txt among the annotations, and no file of classes")
-    classes = _Classes(read_classes(source.classes) if source.classes else _class_ind(index_file))
     tree, clips = _Tree(source), []
     for split, path in chosen.items():
         for place, line in _lines(path):
-            name, number = re.fullmatch(r"(.*?)(?:\s+(\d+))?", line).groups()
+            name, number = re.findall(r"^(.*?)(?:\s+(\d+))?$", line)[0]
             folder, slash, file_name = name.rpartition("/")
             if not slash:
                 raise DataError(f"{place}: '{line}' is not Class/file.avi")
@@ -366,8 +397,9 @@ FOLDS: Mapping[str, int] = {"ucf101": 3, "hmdb51": 3}
 class _Classes:
     """Class names in their order, found whatever their case, and whether words are joined by spaces or underscores."""
 
-    def __init__(self, names: Sequence[str]):
+    def __init__(self, names: Sequence[str], counted_from_1: bool = False):
         self.names = tuple(names)
+        self._hint = "; no label is 0: the list counts from 1, and must count from 0" if counted_from_1 else ""
         self._labels = {_key(name): label for label, name in enumerate(self.names)}
 
     def index(self, name: str, place: str) -> int:
@@ -379,10 +411,12 @@ class _Classes:
         return self._labels[_key(name)]
 
     def number(self, text: str, place: str, first: int = 0) -> int:
-        last = first + len(self.names) - 1
-        if not text.isdecimal() or not first <= int(text) <= last:
-            raise DataError(f"{place}: label {text} is out of range: {len(self.names)} classes, {first} to {last}")
-        return int(text) - first
+        last, number = first + len(self.names) - 1, whole_number(text)
+        if number is None or not first <= number <= last:
+            raise DataError(
+                f"{place}: label {text} is out of range: {len(self.names)} classes, {first} to {last}{self._hint}"
+            )
+        return number - first
 
     def _some(self) -> str:
         return f"; there are {len(self.names)}, such as {_join(self.names[:_NAMES_SHOWN])}"
@@ -395,11 +429,11 @@ class _Tree:
         self.root, self.files = source.videos, defaultdict(list)
         for file in frame_folders(source.videos) if source.rawframes else video_files(source.videos):
             name = file.rpartition("/")[2]
-            self.files[name if source.rawframes else _stem(name)].append(file)
+            self.files[_composed(name if source.rawframes else _stem(name))].append(file)
 
     def find(self, place: str, stem: str, *hints: str | None) -> str | None:
         """The clip of that name, None if there is none. Among several, the one whose folders are named by the hints."""
-        found = self.files.get(stem, [])
+        found = self.files.get(_composed(stem), [])
         for hint in hints:
             if len(found) > 1 and hint:
                 found = [file for file in found if _lies_in(file, hint)] or found
@@ -408,7 +442,8 @@ class _Tree:
         return found[0] if found else None
 
 
-def _check(listing: Listing, source: Source) -> None:
+def _checked(listing: Listing, source: Source) -> Listing:
+    """The listing, with a note where that is enough; raises `DataError` where it isn't."""
     where = _join(path.name for _, path in source.annotations) or str(source.videos)
     if not listing.clips:
         unlabelled = f" ({listing.unlabelled} without a label)" if listing.unlabelled else ""
@@ -424,27 +459,60 @@ def _check(listing: Listing, source: Source) -> None:
     if 0 < len(unsplit) < len(listing.clips):
         raise DataError(f"{unsplit[0].place}: nothing says which split this is, as of others; write train=FILE")
     if not any(clip.file for clip in listing.clips):
-        first = listing.clips[0]
-        kind = "folders of images" if source.rawframes else "videos"
-        present = (frame_folders if source.rawframes else video_files)(source.videos)
-        example = f", such as {present[0]}" if present else ""
-        if not present and not source.rawframes and frame_folders(source.videos):
-            example = "; it has folders of images, for which --rawframes is meant"
-        raise DataError(
-            f"{source.videos}: none of the {len(listing.clips)} listed clips is there, the first being {first.name} "
-            f"({first.place}); the folder has {len(present)} {kind}{example}"
-        )
+        raise DataError(_nothing_there(listing, source))
     present = {clip.label for clip in listing.clips if clip.file}
-    if absent := [name for label, name in enumerate(listing.classes) if label not in present]:
-        more = f" and {len(absent) - _NAMES_SHOWN} more" if len(absent) > _NAMES_SHOWN else ""
-        raise DataError(f"{where}: no clip of class {_join(absent[:_NAMES_SHOWN])}{more}, of {len(listing.classes)}")
+    absent = [name for label, name in enumerate(listing.classes) if label not in present]
+    if not absent:
+        return listing
+    lacks = f"{where}: no clip of class {shortened(absent)}, of {len(listing.classes)}"
+    if missing := [clip for clip in listing.clips if clip.file is None]:
+        lacks = f"{_missing(missing, listing, source)}; so there is {lacks.removeprefix(f'{where}: ')}"
+    elif absent == [listing.classes[0]] and source.classes is None:
+        lacks += "; does the list count its labels from 1? They must count from 0"
+    if not listing.only_tested:
+        raise DataError(lacks)
+    return dataclasses.replace(listing, notes=(*listing.notes, lacks))
+
+
+def _nothing_there(listing: Listing, source: Source) -> str:
+    kind = "folders of images" if source.rawframes else "videos"
+    passed_over: Counter[str] = Counter()
+    look = frame_folders if source.rawframes else video_files
+    present = look(source.videos, passed_over=passed_over)
+    example = f", such as {present[0]}" if present else ""
+    if not present and not source.rawframes and frame_folders(source.videos):
+        example = "; it has folders of images, for which --rawframes is meant"
+    note = passed_over_note(source.videos, passed_over)
+    return f"{_missing(listing.clips, listing, source)}; the folder has {len(present)} {kind}{example}" + (
+        f" ({note.partition(': ')[2]})" if note else ""
+    )
+
+
+def _missing(missing: Sequence[Clip], listing: Listing, source: Source) -> str:
+    """How many clips aren't where they should be, the first of them, and why that is likely so."""
+    first = missing[0]
+    count = f"none of the {len(listing.clips)} listed clips is there"
+    if len(missing) < len(listing.clips):
+        count = f"{len(missing)} of the {len(listing.clips)} listed clips are not there"
+    return f"{source.videos}: {count}, the first being {first.name} ({first.place}){_likely_reason(first, source)}"
+
+
+def _likely_reason(clip: Clip, source: Source) -> str:
+    if hint := likely_place(source.videos / clip.name):
+        return hint
+    folder, _, rest = clip.name.partition("/")
+    if rest and _key(folder) == _key(source.videos.resolve().name):
+        return f"; the listed path repeats the folder's name: --videos {source.videos.parent} may be meant"
+    return ""
 
 
 def _files(source: Source, *suffixes: str) -> list[tuple[str | None, Path]]:
     """The annotation files, those of folders by suffix, sorted by name."""
     found = []
     for split, path in source.annotations:
-        inside = sorted(file for file in path.iterdir() if file.suffix.lower() in suffixes) if path.is_dir() else [path]
+        inside = [path]
+        if path.is_dir():
+            inside = sorted(f for f in path.iterdir() if f.suffix.lower() in suffixes and not is_hidden(f.name))
         if not inside:
             raise DataError(f"{path}: no {' or '.join(suffixes)} files in this folder")
         found += [(split, file) for file in inside]
@@ -506,17 +574,22 @@ def _at(source: Source, name: str) -> str | None:
     """The clip at a path below the videos' folder, or absolute; the suffix of a video may be missing."""
     name = os.path.normpath(name)
     suffixes = [""] if source.rawframes or Path(name).suffix.lower() in VIDEO_SUFFIXES else ["", *VIDEO_SUFFIXES]
-    found = [name + suffix for suffix in sorted(suffixes) if (source.videos / (name + suffix)).exists()]
-    return Path(found[0]).as_posix() if found else None
+    for suffix in sorted(suffixes):
+        if (source.videos / (name + suffix)).exists():
+            return Path(name + suffix).as_posix()
+        if other := same_in_unicode(source.videos / (name + suffix)):
+            return Path(os.path.relpath(other, source.videos)).as_posix()
+    return None
 
 
 def _class_ind(path: Path) -> tuple[str, ...]:
     pairs = []
     for place, line in _lines(path):
         number, _, name = line.partition(" ")
-        if not number.isdecimal() or int(number) < 1 or not name:
+        position = whole_number(number)
+        if not position or not name:
             raise DataError(f"{place}: '{line}' is not a number from 1 and a class")
-        pairs.append((name.strip(), str(int(number) - 1)))
+        pairs.append((name.strip(), str(position - 1)))
     return _by_index(path, pairs)
 
 
@@ -532,11 +605,12 @@ def _by_index(path: Path, pairs: Iterable[tuple[str, str]]) -> tuple[str, ...]:
     """Names in the order of their indices, which must be 0, 1, ... without a gap."""
     names: dict[int, str] = {}
     for name, text in pairs:
-        if not name or not text.isdecimal():
+        index = whole_number(text)
+        if not name or index is None:
             raise DataError(f"{path}: class '{name}' has index '{text}', which is not a whole number")
-        if int(text) in names:
-            raise DataError(f"{path}: classes '{names[int(text)]}' and '{name}' have the same index {text}")
-        names[int(text)] = name.strip('"')
+        if index in names:
+            raise DataError(f"{path}: classes '{names[index]}' and '{name}' have the same index {text}")
+        names[index] = name.strip('"')
     if missing := sorted(set(range(len(names))) - names.keys()):
         raise DataError(f"{path}: {len(names)} classes, but none with index {missing[0]}, counted from 0")
     return _unique(path, [names[index] for index in sorted(names)])
@@ -638,7 +712,12 @@ def _stem(file_name: str) -> str:
 
 
 def _key(name: str) -> str:
-    return re.sub(r"[\s_]+", "_", name.strip()).lower()
+    return re.sub(r"[\s_]+", "_", _composed(name.strip())).lower()
+
+
+def _composed(name: str) -> str:
+    """One spelling of names that are the same text: some systems write é as two characters."""
+    return unicodedata.normalize("NFC", name)
 
 
 def _close_names(path: Path, folders: bool = False) -> str:

@@ -5,6 +5,9 @@ path, size and modification time and the decoders' versions do; of a folder of i
 image that is replaced under its name is not noticed. An interrupted inspection goes on where it stopped, and several
 processes may write at once.
 
+Only a decoder's verdict is recorded. What says something about the moment (a file that isn't there or mustn't be read,
+a disk that fails, a machine without memory) is found out anew every time.
+
 Files are decoded in processes of their own, because a broken file may hang its decoder or bring it down. Such a process
 is ended, the file has a reason, and the others go on.
 """
@@ -16,30 +19,23 @@ import dataclasses
 import hashlib
 import json
 import multiprocessing
-import os
 import signal
 import sys
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import as_completed
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pebble
 
-from dualformer.data.decoders import check_decoder, decoder_versions
+from dualformer.data.cache import cache_dir, cache_error, cache_folder
+from dualformer.data.decoders import chosen_decoder, decoder_versions
+from dualformer.data.progress import Progress
 from dualformer.data.reader import VideoError, VideoInfo, inspect_video, too_slow
 
-INSPECTION_VERSION = 4  # raise it when an unchanged file would be judged differently: what is recorded is then void
-PROGRESS_INTERVAL_S = 10
+INSPECTION_VERSION = 5  # raise it when an unchanged file would be judged differently: what is recorded is then void
 TIME_LIMIT_S = 300.0
-
-
-def cache_dir() -> Path:
-    """Returns where generated and derived data lives: `$DUALFORMER_CACHE`, else dualformer/ in the user's cache."""
-    if chosen := os.environ.get("DUALFORMER_CACHE"):
-        return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dualformer"
+_NAME_SHOWN = 60  # characters of a folder's name in that of its record, which a file system lets have 255 bytes
 
 
 def inspect_all(
@@ -51,7 +47,7 @@ def inspect_all(
         root: folder of the data set.
         files: paths below `root`.
         workers: processes that decode at the same time.
-        decoder: which one shall seek; a key of `DECODERS`.
+        decoder: which one shall seek; a key of `DECODERS`, or "auto".
         time_limit_s: longest time for one file.
 
     Returns:
@@ -59,11 +55,11 @@ def inspect_all(
 
     Raises:
         ConfigError: this machine lacks the decoder.
-        OSError: the record can't be written.
+        CacheError: the record can't be read or written.
     """
-    check_decoder(decoder)
+    decoder = chosen_decoder(decoder)
     root = root.resolve()
-    record = _record_path(root)
+    record = record_path("inspected", root)
     known = _load(record)
     versions = [INSPECTION_VERSION, *decoder_versions(decoder).values()]
     keys = {file: _key(root / file, versions) for file in files}
@@ -72,16 +68,27 @@ def inspect_all(
     new = [file for file in keys if file not in found]
     if not new:
         return found
-    record.parent.mkdir(parents=True, exist_ok=True)
-    progress = Progress(f"inspecting {root}", len(new))
     lines = _inspected(root, new, workers, decoder, time_limit_s)
-    with open(record, "ab", buffering=0) as sink, contextlib.closing(lines):
+    with opened_record(record) as sink, contextlib.closing(lines), Progress(f"inspecting {root}", len(new)) as progress:
         for line, lasts in lines:
             found[line.file] = line.outcome(root)
             if lasts and keys[line.file] is not None:  # a missing file may come back any time
                 sink.write(dataclasses.replace(line, key=keys[line.file]).text())
             progress.step()
     return {file: found[file] for file in keys}
+
+
+def opened_record(record: Path) -> BinaryIO:
+    """Opens a record of the cache to add lines to, unbuffered.
+
+    Raises:
+        CacheError: it can't be written.
+    """
+    cache_folder(record.parent.name)
+    try:
+        return open(record, "ab", buffering=0)
+    except OSError as error:
+        raise cache_error(error) from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +137,7 @@ def _inspected(
             else:
                 failed = isinstance(outcome, VideoError)
                 what = {"error": outcome.reason} if failed else {"info": dataclasses.asdict(outcome)}
-                yield _Line(file, decoder, **what), True
+                yield _Line(file, decoder, **what), not (failed and outcome.passing)
     finally:
         pool.stop()  # where not all is done, something went wrong, and nobody waits for the rest
         pool.join()
@@ -148,7 +155,7 @@ def _inspect(path: Path, decoder: str) -> VideoInfo | VideoError:
     try:
         return inspect_video(path, decoder)
     except VideoError as error:
-        return error
+        return VideoError(error.path, error.reason, error.passing)  # without its cause, which may not survive the way
 
 
 def _end(exit_code: int) -> str:
@@ -164,35 +171,32 @@ def _key(path: Path, versions: Sequence[Any]) -> list[Any] | None:
     return [*versions, status.st_size, status.st_mtime_ns]
 
 
-def _record_path(root: Path) -> Path:
+def read_record(record: Path) -> bytes:
+    """Returns what a record of the cache holds, nothing where there is none.
+
+    Raises:
+        CacheError: it is there and can't be read.
+    """
+    try:
+        return record.read_bytes()
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        raise cache_error(error) from error
+
+
+def record_path(kind: str, root: Path) -> Path:
+    """Returns the file of the cache that holds what is known of a folder: "inspected" or "hashed"."""
     name = hashlib.sha256(str(root).encode()).hexdigest()[:12]
-    return cache_dir() / "inspected" / f"{root.name}-{name}.jsonl"
+    return cache_dir() / kind / f"{root.name[:_NAME_SHOWN]}-{name}.jsonl"
 
 
 def _load(record: Path) -> dict[tuple[str, str], _Line]:
-    if not record.exists():
-        return {}
     lines = {}
-    for text in record.read_bytes().splitlines():
+    for text in read_record(record).splitlines():
         try:
             line = _Line(**json.loads(text))
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, RecursionError):
             continue  # cut off when a process was killed: that file is inspected again
         lines[line.file, line.decoder] = line
     return lines
-
-
-class Progress:
-    """Tells on stderr how far a long piece of work is, every few seconds."""
-
-    def __init__(self, what: str, total: int):
-        """Starts the work: what it is, and how many files it has."""
-        self.what, self.total, self.done = what, total, 0
-        self.due_s = time.monotonic() + PROGRESS_INTERVAL_S
-
-    def step(self) -> None:
-        """Counts one more file as done."""
-        self.done += 1
-        if time.monotonic() >= self.due_s:
-            print(f"{self.what}: {self.done}/{self.total} files", file=sys.stderr, flush=True)
-            self.due_s = time.monotonic() + PROGRESS_INTERVAL_S

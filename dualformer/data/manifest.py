@@ -17,32 +17,30 @@ manifest names them, else clips of each class; which ones depends on names alone
 
 from __future__ import annotations
 
-import csv
 import dataclasses
+import decimal
 import hashlib
-import os
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from dualformer.config import nearest
+from dualformer.data.csv_files import read_csv
+from dualformer.data.files import DataError, frame_folders, passed_over_note, video_files, visible_folders
 
 MANIFEST_NAME = "manifest.csv"
-VIDEO_SUFFIXES = frozenset(
-    [".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".webm", ".wmv"]
-)
-IMAGE_SUFFIXES = frozenset([".jpeg", ".jpg", ".png"])
 SPLITS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validate", "validation"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
 """What a split may be called, in lower case, and its name here."""
+MOST_CLASSES = 100_000
+_MOST_DIGITS = 4000  # of a number that is a class; `1e999999999` would fill the memory
 _FACTOR_PREFIX = "factor_"
-
-
-class DataError(ValueError):
-    """A data set that can't be used as it is."""
+_NUMERIC = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?(nan|inf|infinity)", re.IGNORECASE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,12 +62,21 @@ class Entry:
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """A data set: `root` holds the `entries`' files; `factors` gives, by name, each class's value of that factor."""
+    """A data set.
+
+    Attributes:
+        root: folder that holds the files of `entries`.
+        classes: names; a label indexes them.
+        entries: the clips.
+        factors: by name, each class's value of that factor.
+        notes: what else a person should know, a line each.
+    """
 
     root: Path
     classes: tuple[str, ...]
     entries: tuple[Entry, ...]
     factors: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def split(self, name: str, holdout: float, fold: int = 0) -> tuple[Entry, ...]:
         """Returns the entries of "train" or "test" (a data set with a validation split only tests on that).
@@ -81,27 +88,35 @@ class Manifest:
 
         Raises:
             DataError: a split without clips, a class without a training clip, too few clips to hold any out. A data set
-                whose own split has nothing to train on can be tested on, with weights from elsewhere.
+                whose own split has nothing to train on can be tested on, with weights from elsewhere; it may lack clips
+                of some classes.
         """
         if name not in ("train", "test"):
             raise DataError(f"unknown split '{name}'{nearest(name, ('train', 'test'))}")
         train, test = self._own_splits(name) if self.entries[0].split else self._held_out(holdout, fold)
-        trained = {entry.label for entry in train}
-        untrained = sorted({self.classes[entry.label] for entry in test if entry.label not in trained})
-        if train and untrained:
-            raise DataError(f"{self.root}: no training clip of class {', '.join(untrained)}")
+        if train:
+            self._check_trained(train, test)
         return train if name == "train" else test
+
+    def _check_trained(self, train: Sequence[Entry], test: Sequence[Entry]) -> None:
+        """Refuses what would be tested, or has a place among the classes, and is never learnt."""
+        trained, listed = {entry.label for entry in train}, {entry.label for entry in self.entries}
+        lacking = ({entry.label for entry in test} | set(range(len(self.classes))) - listed) - trained
+        if lacking:
+            names = shortened(self.classes[label] for label in sorted(lacking))
+            hint = "" if lacking <= listed else "; data that is only tested on says so: split=test"
+            raise DataError(f"{self.root}: no training clip of class {names}{hint}")
 
     def _own_splits(self, name: str) -> tuple[tuple[Entry, ...], tuple[Entry, ...]]:
         by_split = _grouped(self.entries, lambda entry: entry.split)
-        train, test = by_split.get("train", ()), by_split.get("test") or by_split.get("val", ())
+        train, test = by_split.get("train", []), by_split.get("test") or by_split.get("val", [])
         if not test or (not train and name == "train"):
             raise DataError(f"{self.root}: its split has {len(train)} clips to train and {len(test)} to test on")
         return tuple(train), tuple(test)
 
     def _held_out(self, holdout: float, fold: int) -> tuple[tuple[Entry, ...], tuple[Entry, ...]]:
         if all(entry.recording for entry in self.entries):
-            recordings = _chosen({entry.recording for entry in self.entries}, holdout, fold)
+            recordings = _chosen({entry.recording for entry in self.entries if entry.recording}, holdout, fold)
             files = {entry.file for entry in self.entries if entry.recording in recordings}
         else:
             by_class = _grouped(self.entries, lambda entry: entry.label)
@@ -136,73 +151,19 @@ def read_manifest(root: Path | str) -> Manifest:
     return read_folders(root)
 
 
-def video_files(folder: Path) -> list[str]:
-    """Returns the paths below `folder` of everything named like a video, sorted. Links to folders are followed."""
-    found, pending, seen = [], [""], set()
-    while pending:
-        below = pending.pop()
-        for name, is_folder in _listing(folder / below, seen):
-            if Path(name).suffix.lower() in VIDEO_SUFFIXES:
-                found.append(below + name)
-            elif is_folder:
-                pending.append(f"{below}{name}/")
-    return sorted(found)
-
-
-def is_frame(name: str) -> bool:
-    """Whether a file in a folder of images is a frame: `flow_x_00001.jpg` beside it is its optical flow."""
-    return Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.lower().startswith("flow_")
-
-
-def frame_folders(folder: Path, depth: int = 1) -> list[str]:
-    """Returns the paths of the folders below `folder` that hold frames, sorted: each is a clip.
-
-    What lies deeper inside of such a folder is not looked at, nor are more of its images than the first.
-
-    Args:
-        folder: where to look.
-        depth: how far below it clips begin: 2 means inside of its folders.
-    """
-    found, pending, seen = [], [""], set()
-    while pending:
-        below = pending.pop()
-        folders = []
-        for name, is_folder in _listing(folder / below, seen):
-            if below.count("/") >= depth and not is_folder and is_frame(name):
-                found.append(below.removesuffix("/"))
-                break
-            if is_folder:
-                folders.append(f"{below}{name}/")
-        else:
-            pending += folders
-    return sorted(found)
-
-
-def _listing(folder: Path, seen: set[tuple[int, int]]) -> Iterator[tuple[str, bool]]:
-    """Names in a folder and whether they are folders; nothing where `seen` has it, which links can lead back to."""
-    status = os.stat(folder)
-    place = status.st_dev, status.st_ino
-    if place in seen:
-        return
-    seen.add(place)
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            yield entry.name, entry.is_dir()
-
-
 def listed_files(folder: Path) -> list[str]:
     """Returns the files that the folder's manifest names, whatever else is in it; none without a manifest."""
     path = folder / MANIFEST_NAME
-    return [row["file"] for row in _rows(path, {"file"})[1] if row["file"]] if path.is_file() else []
+    return [row["file"] for row in read_csv(path, {"file"})[1] if row["file"]] if path.is_file() else []
 
 
 def _from_csv(path: Path) -> Manifest:
-    columns, rows = _rows(path, {"file", "label"})
+    columns, rows = read_csv(path, {"file", "label"})
     for number, row in enumerate(rows, start=1):
         if not row["file"] or not row["label"]:
             raise DataError(f"{path}: row {number} lacks a file or a label")
     names = {row["label"] for row in rows}
-    classes = _given_order(path, rows) if "class_index" in columns else _class_order(names)
+    classes = _given_order(path, rows) if "class_index" in columns else class_order(names, path)
     labels = {name: label for label, name in enumerate(classes)}
     entries = tuple(
         Entry(
@@ -213,17 +174,8 @@ def _from_csv(path: Path) -> Manifest:
         )
         for row in rows
     )
-    return _checked(Manifest(path.parent, classes, entries, _factors(path, columns, rows, classes)))
-
-
-def _rows(path: Path, needed: set[str]) -> tuple[tuple[str, ...], list[dict[str, str]]]:
-    """Columns and rows of a CSV file that must have the `needed` columns."""
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file, restval="")
-        columns, rows = tuple(reader.fieldnames or ()), list(reader)
-    if missing := needed - set(columns):
-        raise DataError(f"{path}: no column {' or '.join(sorted(missing))}; it has: {', '.join(columns) or 'none'}")
-    return columns, rows
+    notes = _notes(path, classes, {entry.label for entry in entries})
+    return _checked(Manifest(path.parent, classes, entries, _factors(path, columns, rows, classes), notes))
 
 
 def read_folders(root: Path, rawframes: bool | None = None) -> Manifest:
@@ -236,25 +188,36 @@ def read_folders(root: Path, rawframes: bool | None = None) -> Manifest:
     Raises:
         DataError: as `read_manifest`.
     """
-    folders = sorted(path.name for path in root.iterdir() if path.is_dir())
+    folders = visible_folders(root)
     splits = {name: SPLITS[name.lower()] for name in folders if name.lower() in SPLITS}
     # Classes may be called like splits, but hardly like the one to train on and another one.
     split_folders = bool(splits) and (len(splits) == len(folders) or {"train"} < set(splits.values()))
     depth = 2 if split_folders else 1
-    files = [] if rawframes else video_files(root)
-    if rawframes or (not files and rawframes is None):
-        files = frame_folders(root, depth + 1)
-    parts = {file: file.split("/") for file in files}
-    parts = {file: names for file, names in parts.items() if len(names) > depth}
+    parts, passed_over = _clips_below(root, depth, rawframes)
     if split_folders and (strays := {names[0] for names in parts.values()} - set(splits)):
         raise DataError(f"{root}: clips lie in {', '.join(sorted(splits))}, and in {min(strays)}, which is no split")
-    classes = _class_order({names[depth - 1] for names in parts.values()})
+    classes = class_order({names[depth - 1] for names in parts.values()}, root)
     labels = {name: label for label, name in enumerate(classes)}
     entries = tuple(
         Entry(file, labels[names[depth - 1]], _split_name(names[0], root) if split_folders else None)
         for file, names in parts.items()
     )
-    return _checked(Manifest(root, classes, entries))
+    note = passed_over_note(root, passed_over)
+    return _checked(Manifest(root, classes, entries, notes=(note,) if note else ()))
+
+
+def _clips_below(root: Path, depth: int, rawframes: bool | None) -> tuple[dict[str, list[str]], Counter[str]]:
+    """Each clip that lies `depth` folders down or deeper, with the parts of its path; and what was passed over."""
+    passed_over: Counter[str] = Counter()
+    files = [] if rawframes else video_files(root, passed_over)
+    if rawframes or (not files and rawframes is None):
+        passed_over.clear()
+        files = frame_folders(root, depth + 1, passed_over)
+    parts = {file: file.split("/") for file in files}
+    inside = {file: names for file, names in parts.items() if len(names) > depth}
+    if outside := len(parts) - len(inside):
+        passed_over["in no folder of a class"] = outside
+    return inside, passed_over
 
 
 def _checked(manifest: Manifest) -> Manifest:
@@ -270,27 +233,70 @@ def _checked(manifest: Manifest) -> Manifest:
     return manifest
 
 
-def _class_order(names: Iterable[str]) -> tuple[str, ...]:
-    """Sorted by name; class names that are all numbers, by number."""
+def class_order(names: Iterable[str], source: Path) -> tuple[str, ...]:
+    """Returns class names sorted; those that are all numbers (`10`, `10.0`), by number.
+
+    Raises:
+        DataError: numbers that aren't whole, or two that are the same: nobody can say which index is meant.
+    """
     names = set(names)
-    return tuple(sorted(names, key=int if all(name.isdecimal() for name in names) else str))
+    if not names or not all(_NUMERIC.fullmatch(name) for name in names):
+        return tuple(sorted(names))
+    numbers: dict[int, str] = {}
+    for name in sorted(names):
+        if (number := _whole(name)) is None:
+            raise DataError(
+                f"{source}: classes are numbers, and '{name}' isn't whole; a column class_index says the order"
+            )
+        if (other := numbers.setdefault(number, name)) != name:
+            raise DataError(f"{source}: classes '{other}' and '{name}' are the same number")
+    return tuple(numbers[number] for number in sorted(numbers))
+
+
+def whole_number(text: str) -> int | None:
+    """Returns the whole number from 0 that a text is, else None; `3.0` is one: some programs know no integers."""
+    number = _whole(text.strip())
+    return None if number is None or number < 0 else number
+
+
+def _whole(text: str) -> int | None:
+    if not _NUMERIC.fullmatch(text):
+        return None
+    number = decimal.Decimal(text)
+    if not number.is_finite() or number.adjusted() > _MOST_DIGITS or number != number.to_integral_value():
+        return None
+    return int(number)
 
 
 def _given_order(path: Path, rows: Sequence[Mapping[str, str]]) -> tuple[str, ...]:
-    """Classes by the column `class_index`."""
+    """Classes by the column `class_index`; a place without a clip has a name that says so."""
     names: dict[int, str] = {}
     indices: dict[str, int] = {}
     for number, row in enumerate(rows, start=1):
         text, name = row["class_index"], row["label"]
-        if not text.isdecimal():
-            raise DataError(f"{path}: row {number}: class_index '{text}' is not a whole number from 0")
-        index = int(text)
+        index = whole_number(text)
+        if index is None or index >= MOST_CLASSES:
+            raise DataError(
+                f"{path}: row {number}: class_index '{text}' is not a whole number from 0 to {MOST_CLASSES - 1}"
+            )
         if names.setdefault(index, name) != name or indices.setdefault(name, index) != index:
             other = f"class {names[index]}" if names[index] != name else f"class_index {indices[name]}"
             raise DataError(f"{path}: row {number}: class {name} with class_index {index}, but an earlier row: {other}")
-    if missing := [index for index in range(max(names, default=-1)) if index not in names]:
-        raise DataError(f"{path}: no clip of class_index {', '.join(map(str, missing[:5]))}, the largest: {max(names)}")
-    return tuple(names[index] for index in sorted(names))
+    return tuple(names.get(index, f"(class_index {index})") for index in range(max(names, default=-1) + 1))
+
+
+def _notes(path: Path, classes: Sequence[str], labels: set[int]) -> tuple[str, ...]:
+    absent = [name for label, name in enumerate(classes) if label not in labels]
+    if not absent:
+        return ()
+    return (f"{path}: no clip of {len(absent)} of {len(classes)} classes: {shortened(absent)}",)
+
+
+def shortened(names: Iterable[str], shown: int = 5) -> str:
+    """Returns the first few names, and how many more there are."""
+    names = list(names)
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return f"{', '.join(names[:shown])}{more}"
 
 
 def _split_name(written: str, source: Path) -> str:
@@ -312,7 +318,7 @@ def _factors(
         values = {name: {row[column] for row in rows if row["label"] == name} for name in classes}
         if mixed := [name for name, seen in values.items() if len(seen) > 1]:
             raise DataError(f"{path}: {column} differs within class {', '.join(mixed)}")
-        factors[column.removeprefix(_FACTOR_PREFIX)] = tuple(next(iter(values[name])) for name in classes)
+        factors[column.removeprefix(_FACTOR_PREFIX)] = tuple(next(iter(values[name]), "") for name in classes)
     return factors
 
 
@@ -325,8 +331,8 @@ def _chosen(names: Iterable[str], share: float, fold: int) -> set[str]:
     return {order[position % len(order)] for position in range(fold * size, (fold + 1) * size)}
 
 
-def _grouped(entries: Iterable[Entry], key) -> dict:
-    groups = defaultdict(list)
+def _grouped(entries: Iterable[Entry], key: Callable[[Entry], Any]) -> dict[Any, list[Entry]]:
+    groups: dict[Any, list[Entry]] = defaultdict(list)
     for entry in entries:
         groups[key(entry)].append(entry)
     return groups

@@ -12,22 +12,24 @@ hashes are in a record beside it. A line of either holds as long as the file's s
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import hashlib
 import json
 import os
 import re
-import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
+from dualformer.data.csv_files import write_csv
+from dualformer.data.decoders import AUTO
+from dualformer.data.files import DataError, is_frame
 from dualformer.data.formats import Clip, Listing, Source, list_clips
-from dualformer.data.inspection import Progress, cache_dir, inspect_all
-from dualformer.data.manifest import DataError, is_frame, read_manifest
+from dualformer.data.inspection import inspect_all, opened_record, read_record, record_path
+from dualformer.data.manifest import read_manifest, shortened
+from dualformer.data.progress import Progress
 from dualformer.data.reader import VideoError, VideoInfo
 
 COLUMNS = ("file", "label", "class_index", "split", "group", "frames", "seconds", "bytes", "sha256")
@@ -87,8 +89,8 @@ def prepare(
         max_failed_share: share of the listed clips that may be missing or unusable.
 
     Raises:
-        DataError: as `formats.list_clips`; more failures than allowed; a class without a usable clip. There is no new
-            manifest then; what failed is in the quarantine file all the same.
+        DataError: as `formats.list_clips`; more failures than allowed; no usable clip, or a class without one in data
+            that is trained on. There is no new manifest then; what failed is in the quarantine file all the same.
         OSError: a file can't be read or written.
     """
     out = Path(os.path.abspath(out))
@@ -99,17 +101,18 @@ def prepare(
     failures = {clip.name: NOT_THERE for clip in listing.clips if clip.file is None}
     _put_aside(quarantine, failures, listing, source, max_failed_share)  # before hours of decoding
     clips = {_file_in_manifest(source.videos, clip.file, out.parent): clip for clip in listing.clips if clip.file}
-    found = inspect_all(out.parent, clips, workers)
+    found = inspect_all(out.parent, clips, workers, decoder=AUTO)
     failures |= {file: outcome.reason for file, outcome in found.items() if isinstance(outcome, VideoError)}
     _put_aside(quarantine, failures, listing, source, max_failed_share)
     usable = {file: info for file, info in found.items() if isinstance(info, VideoInfo)}
     hashes = hash_all(out.parent, usable, workers)
     rows = [_row(file, clips[file], listing, usable[file], *hashes[file]) for file in sorted(hashes)]
-    _check_classes(rows, listing, failures)
+    lost = _lost_classes(rows, listing, failures)
     rows.sort(key=lambda row: (_SPLIT_ORDER.index(row["split"]), row["file"]))
     _write_manifest(out, rows)
     counts = Counter(row["split"] for row in rows)
-    notes = [*_notes(listing, {clips[file].name: info for file, info in usable.items()}), *_same_bytes(rows)]
+    infos = {clips[file].name: info for file, info in usable.items()}
+    notes = [*listing.notes, *lost, *_notes(listing, infos), *_same_bytes(rows)]
     return Prepared(out, quarantine, listing.classes, counts, dict(sorted(failures.items())), tuple(notes))
 
 
@@ -124,14 +127,12 @@ def hash_all(root: Path, files: Iterable[str], workers: int = 1) -> dict[str, tu
     Raises:
         OSError: a file can't be read, or the record can't be written.
     """
-    record = _record_path(root.resolve())
+    record = record_path("hashed", root.resolve())
     known = _load(record)
     keys = {file: _key(root / file) for file in files}
     found = {file: known[file][1] for file, key in keys.items() if file in known and known[file][0] == key}
     if new := [file for file in keys if file not in found]:
-        record.parent.mkdir(parents=True, exist_ok=True)
-        progress = Progress(f"hashing {root}", len(new))
-        with open(record, "ab", buffering=0) as sink:
+        with opened_record(record) as sink, Progress(f"hashing {root}", len(new)) as progress:
             for file, sha256 in _in_threads(lambda file: _sha256(root / file), new, workers):
                 found[file] = sha256
                 # As in `inspection`: closes a line that was cut off, and keeps lines of several processes whole.
@@ -175,31 +176,14 @@ def _write_manifest(out: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     unknown = {column for column in ("split", "group") if not any(row[column] for row in rows)}
     columns = [column for column in COLUMNS if column not in unknown]
     # Read back before it gets its name, so that what is written is what training accepts.
-    _write_whole(out, columns, ([row[column] for column in columns] for row in rows), check=read_manifest)
-
-
-def _write_whole(
-    path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]], check: Callable[[Path], Any] | None = None
-) -> None:
-    """Writes a csv file aside and renames it."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=".part", dir=path.parent or None)
-    aside = Path(name)
-    try:
-        with open(handle, "w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows([columns, *rows])
-        if check:
-            check(aside)
-        aside.chmod(0o644)  # mkstemp lets nobody else read
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+    write_csv(out, columns, ([row[column] for column in columns] for row in rows), check=read_manifest)
 
 
 def _put_aside(
     quarantine: Path, failures: Mapping[str, str], listing: Listing, source: Source, max_failed_share: float
 ) -> None:
     """Writes the list of failures, and refuses too many of them."""
-    _write_whole(quarantine, ("file", "reason"), sorted(failures.items()))
+    write_csv(quarantine, ("file", "reason"), sorted(failures.items()))
     if len(failures) <= max_failed_share * len(listing.clips):
         return
     places = {clip.name: f" ({clip.place})" for clip in listing.clips}
@@ -212,11 +196,16 @@ def _put_aside(
     )
 
 
-def _check_classes(rows: Sequence[Mapping[str, Any]], listing: Listing, failures: Mapping[str, str]) -> None:
-    lost = sorted(set(range(len(listing.classes))) - {row["class_index"] for row in rows})
-    if lost:
-        names = ", ".join(listing.classes[label] for label in lost)
-        raise DataError(f"no usable clip of class {names}:\n" + "\n".join(map(": ".join, list(failures.items())[:5])))
+def _lost_classes(rows: Sequence[Mapping[str, Any]], listing: Listing, failures: Mapping[str, str]) -> list[str]:
+    """A note on classes whose clips all failed; an error where they are to be learnt, or where nothing is left."""
+    listed = {clip.label for clip in listing.clips if clip.file}
+    lost = sorted(listed - {row["class_index"] for row in rows})
+    if not lost:
+        return []
+    text = f"no usable clip of class {shortened(listing.classes[label] for label in lost)}"
+    if listing.only_tested and rows:
+        return [text]
+    raise DataError(f"{text}:\n" + "\n".join(map(": ".join, list(failures.items())[:5])))
 
 
 def _notes(listing: Listing, infos: Mapping[str, VideoInfo]) -> Iterator[str]:
@@ -270,16 +259,9 @@ def _key(path: Path) -> list[int]:
     ]
 
 
-def _record_path(root: Path) -> Path:
-    name = hashlib.sha256(str(root).encode()).hexdigest()[:12]
-    return cache_dir() / "hashed" / f"{root.name}-{name}.jsonl"
-
-
 def _load(record: Path) -> dict[str, tuple[list[int], str]]:
-    if not record.exists():
-        return {}
     known = {}
-    for text in record.read_bytes().splitlines():
+    for text in read_record(record).splitlines():
         try:
             file, key, sha256 = json.loads(text)
         except (ValueError, TypeError):

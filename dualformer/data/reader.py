@@ -5,6 +5,9 @@ streams, open groups of pictures, edit lists give frames a few places off, and a
 decoding in order is the truth here, and `inspect_video` decides once per file whether a decoder's seeking reproduces
 it bit by bit. A file that fails this test is simply read in order: which decoder read a clip never changes a pixel.
 
+A file that is damaged is refused: frames that FFmpeg had to make up, and frames that it says it couldn't decode whole,
+look like any other frame to whoever reads them later, and what follows such a frame is built on it.
+
 A folder of numbered images is a video too, whose frames are read one by one. Any video is opened for one call, with one
 decoding thread, and dropped: an open reader survives neither fork nor pickle.
 """
@@ -13,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import itertools
 import os
@@ -21,30 +25,39 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import av
-import decord
+import av.logging
 import numpy as np
+from av.stream import Disposition
 
-from dualformer.data.decoders import DECODERS, Images, Seeker
+from dualformer.data.decoders import AUTO, DECODERS, Images, Seeker, chosen_decoder
+from dualformer.data.files import likely_place
+from dualformer.data.opening import address, open_container
 
-_DECODING_ERRORS = (av.FFmpegError, decord.DECORDError, OSError, ValueError, LookupError, RuntimeError)
+_DECODING_ERRORS = (av.FFmpegError, OSError, ValueError, LookupError, RuntimeError, MemoryError)
+# What FFmpeg answers with the numbers of the system's errors, though it judges the file: not a number, out of range,
+# a value that makes no sense, a feature that it lacks.
+_VERDICTS = frozenset([errno.EDOM, errno.ERANGE, errno.EINVAL, errno.ENOSYS])
+_LAST_ERRNO = max(errno.errorcode)  # FFmpeg's own are far above
 
 _CHUNK = 16  # frames held in memory at once while a file is compared
 
 
 class VideoError(Exception):
-    """A video that can't be used: missing, empty, broken, without pictures, too short.
+    """A video that can't be used: missing, empty, broken, damaged, without pictures, too short.
 
     Attributes:
         path: the file.
         reason: one line.
+        passing: whether it says something about the moment (no permission, no memory, a disk that fails), so that the
+            file may be fine another time; else it is a decoder's verdict about the file.
     """
 
-    def __init__(self, path: str | os.PathLike, reason: str):
-        super().__init__(os.fspath(path), reason)
-        self.path, self.reason = Path(path), reason
+    def __init__(self, path: str | os.PathLike, reason: str, passing: bool = False):
+        super().__init__(os.fspath(path), reason, passing)
+        self.path, self.reason, self.passing = Path(path), reason, passing
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.reason}"
+        return f"{os.fsencode(self.path).decode(errors='backslashreplace')}: {self.reason}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,14 +90,16 @@ def read_in_order(path: str | os.PathLike, indices: Sequence[int], time_limit_s:
         time_limit_s: gives up after it, between two frames.
 
     Raises:
-        VideoError: the video is missing, empty, broken, holds no pictures, or fewer frames than asked for, or takes
-            too long.
+        VideoError: the video is missing, empty, broken, damaged up to there, holds no pictures, or fewer frames than
+            asked for, or takes too long.
     """
     wanted, frames = set(map(int, indices)), {}
     with _explained(path):
         if Path(path).is_dir():
             return Images(path).frames([*map(int, indices)])
         for index, frame in enumerate(_in_time(_decode(path), path, time_limit_s)):
+            if frame.is_corrupt:  # what follows is built on it
+                raise VideoError(path, f"frame {index} is damaged")
             if index in wanted:
                 frames[index] = _to_rgb(frame)
                 if len(frames) == len(wanted):
@@ -96,9 +111,12 @@ def read_in_order(path: str | os.PathLike, indices: Sequence[int], time_limit_s:
 
 def read_by_seeking(path: str | os.PathLike, indices: Sequence[int], decoder: str = "decord") -> np.ndarray:
     """As `read_in_order`, with a decoder that seeks: trust it only where `VideoInfo.seekable` says so for it."""
+    indices = [*map(int, indices)]
     with _explained(path):
-        seeker = Images if Path(path).is_dir() else DECODERS[decoder]
-        return seeker(path).frames([*map(int, indices)])
+        if Path(path).is_dir():
+            return Images(path).frames(indices)
+        with address(path) as place:
+            return DECODERS[chosen_decoder(decoder) if decoder == AUTO else decoder](place).frames(indices)
 
 
 def inspect_video(path: str | os.PathLike, decoder: str = "decord") -> VideoInfo:
@@ -114,26 +132,52 @@ def inspect_video(path: str | os.PathLike, decoder: str = "decord") -> VideoInfo
         decoder: a key of `DECODERS`.
 
     Raises:
-        VideoError: as `read_in_order`; also where decoding fails part-way, or frames differ in size.
+        VideoError: as `read_in_order`; also where decoding fails part-way, frames are damaged, or differ in size.
     """
+    decoder = chosen_decoder(decoder) if decoder == AUTO else decoder
     with _explained(path):
         if Path(path).is_dir():
             return _inspect_images(path)
-        frames = _decode(path)
-        first = next(frames, None)  # before decord opens the file, which prints about files that aren't videos
-        if first is None:
-            raise VideoError(path, "no frame can be decoded")
-        shape = _to_rgb(first).shape
-        sought = _digests_by_seeking(path, DECODERS[decoder])
-        stamps, same = [], sought is not None
-        for index, frame in enumerate(itertools.chain([first], frames)):
-            stamps.append(_stamp(frame))
-            picture = _to_rgb(frame)
-            _check_size(path, f"frame {index}", picture, shape)
-            same = same and sought.get(index) == _digest(picture)
-        seconds, times = _clock(stamps)
-        seekable = same and len(stamps) == len(sought)
-        return VideoInfo(len(stamps), *shape[:2], seekable=seekable, seconds=seconds, times=times)
+        with _errors_heard() as errors:
+            return _inspect_file(path, DECODERS[decoder], errors)
+
+
+def _inspect_file(
+    path: str | os.PathLike, decoder: Callable[[str | os.PathLike], Seeker] | None, errors: list
+) -> VideoInfo:
+    frames = _decode(path, on_open=errors.clear)  # of its header FFmpeg complains where nothing is amiss with pictures
+    first = next(frames, None)  # before decord opens the file, which prints about files that aren't videos
+    if first is None:
+        raise VideoError(path, "no frame can be decoded")
+    shape = _to_rgb(first).shape
+    sought = _digests_by_seeking(path, decoder)
+    stamps, damaged, heard, same = [], 0, 0, sought is not None
+    for index, frame in enumerate(itertools.chain([first], frames)):
+        stamps.append(_stamp(frame))
+        damaged, heard = damaged + (frame.is_corrupt or len(errors) > heard), len(errors)
+        picture = _to_rgb(frame)
+        _check_size(path, f"frame {index}", picture, shape)
+        same = same and sought.get(index) == _digest(picture)
+    damaged += len(errors) > heard  # by the end of the file, after its last frame
+    if damaged:
+        raise VideoError(path, f"damaged: {damaged} of {len(stamps)} frames ({damaged / len(stamps):.1%})")
+    seconds, times = _clock(stamps)
+    seekable = same and len(stamps) == len(sought)
+    return VideoInfo(len(stamps), *shape[:2], seekable=seekable, seconds=seconds, times=times)
+
+
+@contextlib.contextmanager
+def _errors_heard() -> Iterator[list]:
+    """What FFmpeg reports as an error while PyAV decodes in this thread: not every decoder marks the frame as well."""
+    level, skips = av.logging.get_level(), av.logging.get_skip_repeated()
+    av.logging.set_level(av.logging.ERROR)
+    av.logging.set_skip_repeated(False)  # each frame's trouble counts, be it the same again
+    try:
+        with av.logging.Capture() as errors:
+            yield errors
+    finally:
+        av.logging.set_skip_repeated(skips)
+        av.logging.set_level(level)
 
 
 def _inspect_images(path: str | os.PathLike) -> VideoInfo:
@@ -157,19 +201,23 @@ def _digests_by_seeking(
     if decoder is None:
         return None
     try:
-        seeker = decoder(path)
-        starts = seeker.entries()
-        digests = {}
-        for start, stop in reversed(list(zip(starts, [*starts[1:], len(seeker)]))):
-            last = _digest(seeker.frames([stop - 1])[0])
-            for begin in range(start, stop, _CHUNK):
-                chunk = range(begin, min(begin + _CHUNK, stop))
-                digests |= zip(chunk, map(_digest, seeker.frames(chunk)))
-            if digests[stop - 1] != last:
-                return None
-        return digests
+        with address(path) as place:
+            return _digests(decoder(place))
     except _DECODING_ERRORS:
         return None
+
+
+def _digests(seeker: Seeker) -> dict[int, bytes] | None:
+    starts = seeker.entries()
+    digests = {}
+    for start, stop in reversed(list(zip(starts, [*starts[1:], len(seeker)]))):
+        last = _digest(seeker.frames([stop - 1])[0])
+        for begin in range(start, stop, _CHUNK):
+            chunk = range(begin, min(begin + _CHUNK, stop))
+            digests |= zip(chunk, map(_digest, seeker.frames(chunk)))
+        if digests[stop - 1] != last:
+            return None
+    return digests
 
 
 def _in_time(
@@ -187,12 +235,14 @@ def too_slow(path: str | os.PathLike, time_limit_s: float) -> VideoError:
     return VideoError(path, f"took longer than {time_limit_s:g} s")
 
 
-def _decode(path: str | os.PathLike) -> Iterator[av.VideoFrame]:
-    # HMDB51 has files whose metadata isn't valid UTF-8.
-    with av.open(os.fspath(path), metadata_errors="replace") as container:
+def _decode(path: str | os.PathLike, on_open: Callable[[], None] = lambda: None) -> Iterator[av.VideoFrame]:
+    with open_container(path) as container:
+        on_open()
         stream = container.streams.best("video")  # as decord chooses, where a file has several
         if stream is None:
             raise VideoError(path, "no video stream")
+        if Disposition.attached_pic in stream.disposition:
+            raise VideoError(path, "no video stream, only an attached picture (a cover)")
         stream.codec_context.thread_count = 1
         count = 0
         try:
@@ -200,7 +250,18 @@ def _decode(path: str | os.PathLike) -> Iterator[av.VideoFrame]:
                 yield frame
                 count += 1
         except av.FFmpegError as error:
-            raise VideoError(path, f"decoding fails after {count} frames: {error.strerror}") from error
+            raise VideoError(path, f"decoding fails after {count} frames: {error.strerror}", _passes(error)) from error
+
+
+def _passes(error: BaseException) -> bool:
+    """Whether an error says something about the moment or the machine, rather than about the file."""
+    number = getattr(error, "errno", None)
+    return isinstance(error, MemoryError) or (
+        isinstance(error, (OSError, av.FFmpegError))
+        and number is not None
+        and abs(number) <= _LAST_ERRNO
+        and abs(number) not in _VERDICTS
+    )
 
 
 def _stamp(frame: av.VideoFrame) -> tuple[float, float] | None:
@@ -244,13 +305,25 @@ def _explained(path: str | os.PathLike) -> Iterator[None]:
     """Turns everything that decoders raise into a `VideoError`, after a look at the file itself."""
     path = Path(path)
     try:
-        if not path.exists():
-            raise VideoError(path, "no such file")
-        if not path.is_file() and not path.is_dir():
-            raise VideoError(path, "neither a file nor a folder of images")
-        if path.is_file() and path.stat().st_size == 0:
-            raise VideoError(path, "empty file (0 bytes)")
+        _look_at(path)
         yield
     except _DECODING_ERRORS as error:
         message = getattr(error, "strerror", None) or str(error).strip().partition("\n")[0] or type(error).__name__
-        raise VideoError(path, f"can't be decoded: {message[-160:]}") from error
+        passing = _passes(error)
+        raise VideoError(path, f"can't be {'read' if passing else 'decoded'}: {message[-160:]}", passing) from error
+
+
+def _look_at(path: Path) -> None:
+    """Finds what is no decoder's business: a file that isn't there, or that the system doesn't let be read."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise VideoError(path, f"no such file{likely_place(path)}", passing=True) from None
+    if path.is_dir():
+        os.scandir(path).close()
+        return
+    if not path.is_file():
+        raise VideoError(path, "neither a file nor a folder of images")
+    with open(path, "rb") as file:
+        if not file.read(1):
+            raise VideoError(path, "empty file (0 bytes)")

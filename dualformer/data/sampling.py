@@ -94,7 +94,7 @@ def test_indices(
     return fit(first[:, None] + np.arange(num_frames) * frame_stride, total, short_video)
 
 
-test_indices.__test__ = False  # the name says "for testing a model"; pytest shall not collect it
+test_indices.__test__ = False  # type: ignore[attr-defined]  # the name says "for testing a model"; pytest shall not collect it
 
 
 def spread_train_indices(total: int, num_frames: int, generator: torch.Generator) -> np.ndarray:
@@ -150,7 +150,7 @@ def at_average_rate(indices: np.ndarray, times: Sequence[float] | None, seconds:
         times: when each frame appears in seconds (`VideoInfo.times`); None leaves the indices as they are.
         seconds: length of the video.
     """
-    if times is None:
+    if times is None or seconds is None:
         return indices
     # A hundredth of a frame later, so that a frame is there at its own time whatever rounding did to either.
     moments = (indices + 0.01) * (seconds / len(times))

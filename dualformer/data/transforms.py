@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dualformer.data.augment import AugmentConfig, uniform, vary_levels
+from dualformer.data.augment import uniform, vary_levels
+from dualformer.data.config import AugmentConfig
 
 # Range of a random crop's width over height before it is resized: torchvision's and mmaction2's RandomResizedCrop.
 _ASPECT_RANGE = (3 / 4, 4 / 3)
@@ -43,8 +44,9 @@ def resize(frames: Tensor, size: int | tuple[int, int] | None) -> Tensor:
     Returns:
         uint8 [T, 3, H', W'].
     """
-    shape = resized_shape(*frames.shape[-2:], size)
-    if shape == tuple(frames.shape[-2:]):
+    height, width = frames.shape[-2:]
+    shape = resized_shape(height, width, size)
+    if shape == (height, width):
         return frames
     return functional.interpolate(frames, shape, mode="bilinear", antialias=True)
 
@@ -96,7 +98,7 @@ def test_crops(frames: Tensor, size: tuple[int, int], num_crops: int) -> list[Te
     ]
 
 
-test_crops.__test__ = False  # the name says "for testing a model"; pytest shall not collect it
+test_crops.__test__ = False  # type: ignore[attr-defined]  # the name says "for testing a model"; pytest shall not collect it
 
 
 def random_flip(frames: Tensor, generator: torch.Generator) -> Tensor:
@@ -115,8 +117,8 @@ def random_erasing(frames: Tensor, generator: torch.Generator) -> Tensor:
 
 def normalise(frames: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """Turns uint8 frames [T, 3, H, W] into a clip [3, T, H, W] of float32, (level - mean) / std per colour."""
-    mean, std = (torch.tensor(values, dtype=torch.float32).view(3, 1, 1, 1) for values in (mean, std))
-    return ((frames.transpose(0, 1).float() - mean) / std).contiguous()
+    centre, width = (torch.tensor(values, dtype=torch.float32).view(3, 1, 1, 1) for values in (mean, std))
+    return ((frames.transpose(0, 1).float() - centre) / width).contiguous()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,7 +185,8 @@ def _random_part(
     """A (height, width) that covers a random share of [..., H, W]; both ranges are (least, greatest)."""
     height, width = frames.shape[-2:]
     share = uniform(*area, generator)
-    aspect = math.exp(uniform(*map(math.log, aspects), generator))
+    narrowest, widest = aspects
+    aspect = math.exp(uniform(math.log(narrowest), math.log(widest), generator))
     # A part that doesn't fit is cut down, not drawn again: one draw per clip keeps clips reproducible and cheap.
     return (
         min(max(round(math.sqrt(share * height * width / aspect)), 1), height),

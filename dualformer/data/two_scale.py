@@ -27,18 +27,17 @@ import csv
 import hashlib
 import json
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import av
 import numpy as np
 from einops import rearrange
 from filelock import FileLock, Timeout
 
 from dualformer.data.config import MOTIONS, RELATIONS, SITE_PX, TwoScaleConfig
+from dualformer.data.progress import Progress
 
 FACTORS = {"relation": RELATIONS, "motion": MOTIONS}
 CLASSES = tuple(f"{relation}_{motion}" for relation in RELATIONS for motion in MOTIONS)
@@ -122,24 +121,29 @@ def ensure(config: TwoScaleConfig, cache_dir: Path | str) -> Path:
     if folder.is_dir():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with _alone(folder):
+    with _alone(folder, config.num_clips):
         if not folder.is_dir():
             _build_beside(config, folder)
     return folder
 
 
 @contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """No other process is in this block for the same folder, unless the file system has no locks."""
+def _alone(folder: Path, total: int) -> Iterator[None]:
+    """No other process is in this block for the same folder of `total` clips, unless the file system has no locks."""
+
+    def drawn() -> int:
+        """How far the other process is."""
+        return max((len(list(part.glob("*/*.mp4"))) for part in folder.parent.glob(f"{folder.name}.*.part")), default=0)
+
     lock = FileLock(folder.with_name(f"{folder.name}.lock"), mode=0o666)  # a cache may be shared by several people
     with contextlib.ExitStack() as held:
         # Without a lock each process builds the same clips, and those of the first to be through are taken.
         with contextlib.suppress(NotImplementedError, OSError):
             try:
-                held.enter_context(lock.acquire(timeout=1))
+                held.enter_context(lock.acquire(timeout=0.1))
             except Timeout:
-                print(f"another process draws {folder.name}, waiting for it", file=sys.stderr)
-                held.enter_context(lock.acquire())
+                with Progress(f"another process draws {folder.name}, waiting for it", total, "clips", drawn):
+                    held.enter_context(lock.acquire())
         yield
 
 
@@ -166,6 +170,8 @@ def fingerprint(config: TwoScaleConfig) -> str:
 
 def write_mp4(path: Path | str, frames: np.ndarray, fps: int) -> None:
     """Encodes uint8 RGB frames [T, H, W, 3] (H, W even) as H.264 in yuv420p; equal frames give equal bytes."""
+    import av  # not needed to draw, and heavy to import
+
     with av.open(str(path), "w", format="mp4", options={"fflags": "+bitexact"}) as container:
         stream = container.add_stream("libx264", rate=fps, options=_ENCODER_OPTIONS)
         stream.height, stream.width = frames.shape[1:3]
@@ -219,19 +225,20 @@ def _dots() -> np.ndarray:
 
 
 def _build(config: TwoScaleConfig, folder: Path) -> None:
-    rows = []
-    for index in range(config.num_clips):
-        frames, shown = draw(config, index)
-        split = "train" if index < config.num_train else "test"
-        path = folder / split / f"{index:06d}.mp4"
-        path.parent.mkdir(exist_ok=True)
-        write_mp4(path, frames, config.fps)
-        rows.append(
-            (f"{split}/{path.name}", CLASSES[shown.label], split, RELATIONS[shown.relation], MOTIONS[shown.motion])
-        )
-        if (index + 1) % 512 == 0 or index + 1 == config.num_clips:
-            print(f"embedded data set: {index + 1}/{config.num_clips} clips encoded", file=sys.stderr, flush=True)
+    with Progress("embedded data set: drawing and encoding", config.num_clips, "clips") as progress:
+        rows = [_encode(config, folder, index, progress) for index in range(config.num_clips)]
     with open(folder / MANIFEST, "w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(("file", "label", "split", "factor_relation", "factor_motion"))
         writer.writerows(rows)
+
+
+def _encode(config: TwoScaleConfig, folder: Path, index: int, progress: Progress) -> tuple[str, ...]:
+    """Draws a clip into its file; returns its row of the manifest."""
+    frames, shown = draw(config, index)
+    split = "train" if index < config.num_train else "test"
+    path = folder / split / f"{index:06d}.mp4"
+    path.parent.mkdir(exist_ok=True)
+    write_mp4(path, frames, config.fps)
+    progress.step()
+    return f"{split}/{path.name}", CLASSES[shown.label], split, RELATIONS[shown.relation], MOTIONS[shown.motion]

@@ -22,8 +22,8 @@ def digest(files: Files) -> str:
 def code_conflicts(codes: Iterable[Files]) -> list[str]:
     """Returns the files that two of the codes hold and that aren't the same in both, sorted."""
     seen: dict[str, str] = {}
-    differing = {path for files in codes for path, content in files.items() if seen.setdefault(path, content) != content}
-    return sorted(differing)
+    every = ((path, content) for files in codes for path, content in files.items())
+    return sorted({path for path, content in every if seen.setdefault(path, content) != content})
 
 
 def mixed_code(digests: Iterable[str], known: Mapping[str, Files]) -> str:

@@ -58,7 +58,7 @@ def field(
     kind: Kind, unit: str, meaning: str, *, default: Any = None, positive: bool = False, optional: bool = False
 ) -> Any:
     """Declares a field of a pydantic model, with what `Field` says about it."""
-    about = {"kind": kind, "unit": unit, "positive": positive, "optional": optional}
+    about: dict[str, Any] = {"kind": kind, "unit": unit, "positive": positive, "optional": optional}
     return pydantic.Field(default=default, description=meaning, json_schema_extra=about)
 
 

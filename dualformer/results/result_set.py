@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,8 @@ class ResultSet:
         records: the table's sheet, or the launch record of each grid of a folder.
         codes: digest -> project files, of the rows whose files were kept.
         samples_ms: run id -> times of single forward passes; a table has none.
-        problems: what could not be read, in words.
+        damaged: files that can't be read, so that nobody knows what else they said, in words.
+        odd: what isn't there, or isn't what its place says, in words.
     """
 
     source: Path
@@ -37,7 +38,13 @@ class ResultSet:
     records: list[Mapping[str, Any]]
     codes: Mapping[str, Files]
     samples_ms: Mapping[str, list[float]]
-    problems: list[str]
+    damaged: list[str]
+    odd: list[str]
+
+    @property
+    def problems(self) -> list[str]:
+        """All that could not be read as it should."""
+        return [*self.odd, *self.damaged]
 
     @property
     def is_table(self) -> bool:
@@ -72,38 +79,35 @@ def read(path: Path) -> list[ResultSet]:
 
 def read_table(path: Path) -> ResultSet:
     """Reads a table with its sheet."""
-    problems: list[str] = []
-    sheet = _object(table.sheet_path(path), problems)
+    found = ResultSet(path, [], [], {}, {}, [], [])
+    sheet = _object(table.sheet_path(path), found)
     rows, wrong = table.read_rows(path)
-    return ResultSet(path, rows, [sheet] if sheet else [], sheet_codes(sheet or {}), {}, problems + wrong)
+    found.damaged.extend(wrong)
+    return dataclasses.replace(found, rows=rows, records=[sheet] if sheet else [], codes=sheet_codes(sheet or {}))
 
 
 def read_runs(folder: Path) -> ResultSet:
     """Reads every finished run below `folder`, whichever grid it belongs to."""
-    problems: list[str] = []
-    records = [record for path in sorted(folder.glob(f"*{LAUNCH_RECORD}")) if (record := _object(path, problems))]
-    return _read_folders(folder, [path.parent for path in sorted(folder.glob(f"*/{RESULT}"))], records, problems)
+    found = ResultSet(folder, [], [], {}, {}, [], [])
+    found.records.extend(_objects(sorted(folder.glob(f"*{LAUNCH_RECORD}")), found))
+    return _with_runs(found, [path.parent for path in sorted(folder.glob(f"*/{RESULT}"))])
 
 
 def read_run(folder: Path) -> ResultSet:
     """Reads the folder of one finished run."""
-    return _read_folders(folder, [folder], [], [])
+    return _with_runs(ResultSet(folder, [], [], {}, {}, [], []), [folder])
 
 
-def _read_folders(
-    source: Path, folders: Iterable[Path], records: list[Mapping[str, Any]], problems: list[str]
-) -> ResultSet:
-    found = ResultSet(source, [], records, {}, {}, problems)
+def _with_runs(found: ResultSet, folders: Iterable[Path]) -> ResultSet:
     codes, samples = dict[str, Files](), dict[str, list[float]]()
     for folder in folders:
-        result = _object(folder / RESULT, problems)
+        result = _object(folder / RESULT, found)
         if result is None:
             continue
         run_id = folder.resolve().name
         if result.get("run_id") != run_id:
-            problems.append(f"{folder / RESULT} is the result of run {result.get('run_id')}")
-        config = _object(folder / CONFIG, problems) or {}
-        circumstances = _object(folder / PROVENANCE, problems) or {}
+            found.odd.append(f"{folder / RESULT} is the result of run {result.get('run_id')}")
+        config, circumstances = (_object(folder / name, found) or {} for name in (CONFIG, PROVENANCE))
         if files := kept_files(circumstances):
             codes[circumstances["code"]] = files
         found.rows.append(row(config, circumstances, {**result, "run_id": run_id}))
@@ -147,16 +151,25 @@ def values(rows: Iterable[Mapping[str, Any]], name: str) -> list[Any]:
 
 def _samples(path: Path) -> list[float]:
     """Timed passes of a run; none where nothing was timed."""
-    samples = (_object(path, []) or {}).get("samples_ms")
+    try:
+        samples = read_object(path).get("samples_ms")
+    except (FileNotFoundError, ValueError):
+        return []
     return samples if isinstance(samples, list) and all(map(is_number, samples)) else []
 
 
-def _object(path: Path, problems: list[str]) -> dict[str, Any] | None:
-    """The JSON object in a file; None, and a problem, where there is none."""
+def _objects(paths: Iterable[Path], found: ResultSet) -> Iterator[dict[str, Any]]:
+    for path in paths:
+        if (value := _object(path, found)) is not None:
+            yield value
+
+
+def _object(path: Path, found: ResultSet) -> dict[str, Any] | None:
+    """The JSON object in a file; None where there is none, which is noted."""
     try:
         return read_object(path)
     except FileNotFoundError:
-        problems.append(f"{path} is missing")
+        found.odd.append(f"{path} is missing")
     except ValueError as error:
-        problems.append(str(error))
+        found.damaged.append(str(error))
     return None

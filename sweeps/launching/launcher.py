@@ -37,7 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--executor", choices=KINDS, default="auto", help="where runs run (default: auto, Slurm if there is one)"
     )
-    parser.add_argument("--profile", help="what the place to run offers: a file, or a name in slurm/profiles")
+    parser.add_argument(
+        "--profile", help="what the place to run offers: a file, or a name in slurm/profiles (default: none)"
+    )
     parser.add_argument(
         "--set", **fields, metavar="FIELD=VALUE", help="a value for every run, whatever the grid says (default: none)"
     )

@@ -1,6 +1,6 @@
 """Which of several networks is faster here and now: timed in turns, so that drift of the machine hits all alike.
 
-    python -m sweeps.measuring.comparison dualformer_tiny:LG dualformer_tiny:FF --num-frames 8 --crop-size 112
+    dualformer side-by-side dualformer_tiny:LG dualformer_tiny:FF --num-frames 8 --crop-size 112
 
 Every network has to agree with its naive reference first. The table has median, 20th and 80th percentile of a
 synchronised forward pass, and the ratio to the first network with its 95 % bootstrap interval. Nothing is stored; what
@@ -10,109 +10,65 @@ is to be kept is a sweep.
 from __future__ import annotations
 
 import argparse
-import contextlib
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import torch
-from torch import nn
-
-from dualformer.config import ConfigError
-from dualformer.registry import create_model
-from sweeps import machine_lock
-from sweeps.measuring import machine
-from sweeps.measuring.measurement import (
-    disagreement,
-    eval_mode,
-    forward_pass,
-    random_clip,
-    reference_logits,
-    relative_error,
-    settings,
+from sweeps.measuring.options import (
+    add_network_shape,
+    add_place,
+    add_settings,
+    device_of,
+    ended,
+    measure_config,
+    network,
+    parse_and_run,
+    positive_int,
 )
-from sweeps.measuring.timing import clock_of, interleave, median_ratio, quantiles, warm_up
-from sweeps.run_config import MeasureConfig
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
-class WrongLogitsError(RuntimeError):
-    """A network that doesn't compute what its reference does, so that its time would mean nothing."""
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds what the command takes."""
+    parser.add_argument(
+        "networks",
+        nargs="+",
+        metavar="NAME[:PATTERN]",
+        help="a model and its attention, such as dualformer_tiny:LG, or one of your own, such as my.module:function",
+    )
+    add_network_shape(parser)
+    add_settings(parser, "batch_size", "precision", "attention_backend")
+    parser.add_argument(
+        "--samples", type=positive_int, default=30, metavar="N", help="timed passes of each network (default: 30)"
+    )
+    add_place(parser)
 
 
-def side_by_side(
-    models: Mapping[str, nn.Module], config: MeasureConfig, *, device: str | torch.device, threads: int
-) -> tuple[dict[str, list[float]], list[str]]:
-    """Times several networks in turns.
-
-    Args:
-        models: name -> a model with a `config`; all are moved to `device`.
-        config: batch size, precision, attention kernel, warm-up and samples of each.
-        device: "cpu" or "cuda".
-        threads: CPU threads.
-
-    Returns:
-        Milliseconds of each network's passes, and what disturbed them, in words.
-
-    Raises:
-        WrongLogitsError: names the network that differs from its reference.
-    """
-    device = torch.device(device)
-    clock = clock_of(device)
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(settings(config, threads))
-        steps = {}
-        for name, model in models.items():
-            stack.enter_context(eval_mode(model.to(device)))
-            clip = random_clip(model, config.batch_size, device)
-            steps[name] = forward_pass(model, clip, config)
-            if wrong := disagreement(relative_error(steps[name](), reference_logits(model, clip)), config):
-                raise WrongLogitsError(f"{name}: {wrong}")
-        stack.enter_context(machine_lock.exclusive())
-        before = machine.observe(device)
-        for step in steps.values():
-            warm_up(step, clock, config)
-        times = interleave(steps, clock, config.samples)
-        return times, machine.flags(before, machine.observe(device), device)
+def run(options: argparse.Namespace) -> int:
+    """Compares networks and prints the table; returns the exit status."""
+    return ended("side-by-side", lambda: _compare(options))
 
 
-def table(times: Mapping[str, Sequence[float]]) -> str:
-    """Milliseconds and ratios to the first network, as text."""
-    baseline = next(iter(times.values()))
-    width = max(map(len, times))
-    lines = [f"{'network':{width}} {'p50 ms':>9} {'p20':>9} {'p80':>9}  ratio to the first, 95 % interval"]
-    for name, samples in times.items():
-        p20, p50, p80 = quantiles(samples, (0.2, 0.5, 0.8))
-        ratio, low, high = median_ratio(samples, baseline)
-        verdict = "" if samples is baseline else ", no difference seen" if low <= 1 <= high else ""
-        interval = f"{ratio:.3f} [{low:.3f}, {high:.3f}]{verdict}"
-        lines.append(f"{name:{width}} {p50:9.3f} {p20:9.3f} {p80:9.3f}  {interval}")
-    return "\n".join(lines)
+def _compare(options: argparse.Namespace) -> int:
+    from sweeps.measuring.side_by_side import side_by_side, table  # here, so that --help doesn't wait for torch
 
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("networks", nargs="+", metavar="NAME[:PATTERN]", help="such as dualformer_tiny:LG")
-    parser.add_argument("--num-frames", type=int)
-    parser.add_argument("--crop-size", type=int)
-    parser.add_argument("--batch-size", type=int, default=1)
-    parser.add_argument("--precision", default="float32")
-    parser.add_argument("--samples", type=int, default=30)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--threads", type=int, default=1)
-    given = parser.parse_args()
-    clip = {"num_frames": given.num_frames, "crop_size": given.crop_size}
-    try:
-        config = MeasureConfig().changed(batch_size=given.batch_size, precision=given.precision, samples=given.samples)
-        models = {}
-        for number, network in enumerate(given.networks, start=1):
-            name, _, pattern = network.partition(":")
-            label = network if network not in models else f"{network} ({number})"
-            models[label] = create_model(name, attention=pattern or None, **clip)
-    except ConfigError as error:
-        parser.error(str(error))
-    times, disturbances = side_by_side(models, config, device=given.device, threads=given.threads)
+    config, device = measure_config(options), device_of(options.device)
+    models: dict[str, nn.Module] = {}
+    for number, text in enumerate(options.networks, start=1):
+        models[text if text not in models else f"{text} ({number})"] = network(text, options)
+    times, disturbances = side_by_side(models, config, device=device, threads=options.threads)
     print(table(times))
     for disturbance in disturbances:
         print(f"disturbed: {disturbance}")
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parses the command line and runs it; returns the exit status."""
+    return parse_and_run(sys.modules[__name__], "side-by-side", arguments)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

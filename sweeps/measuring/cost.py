@@ -1,36 +1,35 @@
 """What training would cost, by rates that were measured: device-hours, wall time, energy.
 
-    python -m sweeps.measuring.cost --grid ablations.yaml --results analysis/results --devices 2
-    python -m sweeps.measuring.cost --clips-per-s 8.1 --epochs 30 --videos 240000 --devices 8 --watts 400
+    dualformer cost --grid ablations.yaml --results analysis/results --devices 2
+    dualformer cost --clips-per-s 8.1 --epochs 30 --videos 240000 --devices 8 --watts 400
 
 The first form plans a grid from runs that are finished (a folder of runs, a table, or a folder of tables), the second
 a recipe at a given rate of one device. A rate is taken from a run that trained the same network on the same data with
 the same batch size, threads and device, whatever its seed and steps. Where none did, it is a third of the
 forward throughput of the same network: backward does twice the multiply-accumulates of forward
 (`dualformer.macs.count_training_macs`). That leaves out reading data and the optimiser, and is said to be a guess.
-Evaluating, timing and starting are left out everywhere.
+Evaluating, timing and starting are left out everywhere. What no finished run tells is unknown, and never nothing.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import dataclasses
 import functools
 import heapq
-import json
 import statistics
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dualformer.arguments import program
 from dualformer.config import ConfigError, flatten
-from dualformer.data.dataset import DataConfig, load_manifest
-from dualformer.data.manifest import DataError
-from dualformer.results.result import read_result
-from sweeps.launching.grid import load_grid
+from dualformer.data.config import DataConfig
+from dualformer.results import result_set
+from dualformer.results.result_set import ResultSetError
 from sweeps.launching.planned_run import PlannedRun
+from sweeps.measuring.options import ended, parse_and_run, positive, positive_int
 from sweeps.run_config import RunConfig
 from sweeps.training.schedule import Schedule
 
@@ -96,7 +95,7 @@ def training_cost(
 
 def wall_hours(hours: Sequence[float], devices: int) -> float:
     """Hours until runs of one device each are through, started in order as devices become free."""
-    free = [0.0] * devices
+    free = [0.0] * min(devices, max(1, len(hours)))
     for taken in hours:
         heapq.heapreplace(free, free[0] + taken)
     return max(free)
@@ -125,26 +124,29 @@ def estimate(planned: Iterable[PlannedRun], rows: Iterable[Row], *, watts: float
 
 def training_clips(config: RunConfig) -> int | None:
     """Clips that a run passes through training; None where that takes a data set that can't be read."""
-    try:
-        videos = 0 if config.train.epochs is None else _training_videos(config.data)
-    except (DataError, OSError):
-        return None
-    return Schedule.of(config.train, videos).end * config.train.batch_size
+    videos = 0 if config.train.epochs is None else _training_videos(config.data)
+    return None if videos is None else Schedule.of(config.train, videos).end * config.train.batch_size
 
 
 @functools.cache
-def _training_videos(config: DataConfig) -> int:
+def _training_videos(config: DataConfig) -> int | None:
     if config.root == "embedded":  # its size is known without drawing it
         return config.embedded.num_train
-    return len(load_manifest(config).split("train", config.holdout, config.fold))
+    from dualformer.data.dataset import load_manifest  # here: it needs the decoders of videos, and nothing else does
+    from dualformer.data.manifest import DataError
+
+    try:
+        return len(load_manifest(config).split("train", config.holdout, config.fold))
+    except (DataError, OSError):
+        return None
 
 
 def read_rows(path: Path) -> list[Row]:
     """Finished runs of a folder of runs, of a table, or of all tables below a folder; none where there is nothing."""
-    if path.is_file():
-        return _read_table(path)
-    runs = [row for config in sorted(path.glob("*/config.json")) if (row := _read_run(config.parent))]
-    return runs or [row for table in sorted(path.rglob("*.csv")) for row in _read_table(table)]
+    try:
+        return [row for found in result_set.read(path) for row in found.rows]
+    except ResultSetError:
+        return []
 
 
 def describe(cost: Cost | None) -> str:
@@ -164,6 +166,8 @@ def duration(hours: float) -> str:
 
 def summary(costs: Sequence[Cost], num_unknown: int, devices: int) -> str:
     """The sum of costs in words, and what it leaves out."""
+    if num_unknown and not any(cost.device_hours for cost in costs):
+        return f"time and energy unknown: no measured rate for {num_unknown} runs that train"
     hours = [cost.device_hours for cost in costs]
     energies = [cost.energy_kwh for cost in costs]
     energy = "energy unknown" if None in energies else f"{sum(energies):.3g} kWh"
@@ -209,38 +213,44 @@ def _median(values: Iterable[float | None]) -> float | None:
     return statistics.median(known) if known else None
 
 
-def _read_run(folder: Path) -> Row | None:
-    result = read_result(folder)
-    if result is None:
-        return None
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except ValueError:
-        return None
-    return {**flatten(config), **result.to_dict()}
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds what the command takes."""
+    of_grid = parser.add_argument_group("cost of a grid, by finished runs")
+    of_grid.add_argument("--grid", help="a grid file, or the name of one of the project's grids (no default)")
+    of_grid.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="changes a field of every run (default: nothing)",
+    )
+    of_grid.add_argument(
+        "--results",
+        type=Path,
+        default=Path("runs"),
+        help="a folder of finished runs, a table, or a folder of tables (default: runs)",
+    )
+    of_recipe = parser.add_argument_group("cost of a recipe, at a given rate")
+    of_recipe.add_argument(
+        "--clips-per-s", type=positive, metavar="X", help="clips a second that one device trains (no default)"
+    )
+    of_recipe.add_argument("--epochs", type=positive, metavar="X", help="passes over all videos (no default)")
+    of_recipe.add_argument("--videos", type=positive, metavar="X", help="of an epoch, one clip of each (no default)")
+    parser.add_argument("--devices", type=positive_int, default=1, metavar="N", help="how many there are (default: 1)")
+    parser.add_argument(
+        "--watts", type=positive, metavar="X", help="average power of one device (default: what meters said)"
+    )
 
 
-def _read_table(path: Path) -> list[Row]:
-    with open(path, newline="", encoding="utf-8") as file:
-        return [{name: _value(text) for name, text in row.items()} for row in csv.DictReader(file)]
+def run(options: argparse.Namespace) -> int:
+    """Prints what is asked for; returns the exit status."""
+    return ended("cost", lambda: _cost_of_grid(options) if options.grid else _cost_of_recipe(options))
 
 
-def _value(text: str) -> Any:
-    """A cell: null where empty, else JSON where it is JSON, else text."""
-    try:
-        return json.loads(text) if text else None
-    except ValueError:
-        return text
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit status."""
-    parser = _parser()
-    options = parser.parse_args(arguments)
-    if options.grid:
-        return _plan_grid(options)
+def _cost_of_recipe(options: argparse.Namespace) -> int:
     if not (options.clips_per_s and options.epochs and options.videos):
-        parser.error("give --grid and --results, or --clips-per-s, --epochs and --videos")
+        raise ConfigError("give --grid and --results, or --clips-per-s, --epochs and --videos")
     cost = training_cost(options.epochs * options.videos, options.clips_per_s, watts=options.watts)
     # One training shared by all devices, as quick as if each did its part alone.
     wall, energy = cost.device_hours / options.devices, cost.energy_kwh
@@ -249,37 +259,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _plan_grid(options: argparse.Namespace) -> int:
-    try:
-        grid = load_grid(options.grid, overrides=options.set)
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    costs = estimate(grid.runs, read_rows(options.results), watts=options.watts)
-    for run in grid.runs:
-        print(f"{run.run_id}  {run.label}  {describe(costs.get(run.run_id))}")
+def _cost_of_grid(options: argparse.Namespace) -> int:
+    from sweeps.launching.grid import load_grid  # here: checking a grid builds its networks
+
+    grid = load_grid(options.grid, overrides=options.set)
+    rows = read_rows(options.results)
+    if not rows:
+        print(f"{program('cost')}: no finished runs in {options.results}, so no rate is known", file=sys.stderr)
+    costs = estimate(grid.runs, rows, watts=options.watts)
+    for planned in grid.runs:
+        print(f"{planned.run_id}  {planned.label}  {describe(costs.get(planned.run_id))}")
     print(f"{grid.name}: {summary(list(costs.values()), len(grid.runs) - len(costs), options.devices)}")
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--grid", help="a grid file, or the name of one of the project's grids")
-    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="FIELD=VALUE")
-    parser.add_argument("--results", type=Path, default=Path("runs"), help="finished runs, or tables (default: runs)")
-    parser.add_argument("--clips-per-s", type=_positive, help="clips a second that one device trains")
-    parser.add_argument("--epochs", type=_positive)
-    parser.add_argument("--videos", type=_positive, help="videos of an epoch, one clip of each")
-    parser.add_argument("--devices", type=int, choices=range(1, 100_001), default=1, metavar="N")
-    parser.add_argument("--watts", type=_positive, help="average power of one device, where no meter was read")
-    return parser
-
-
-def _positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not positive")
-    return value
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parses the command line and runs it; returns the exit status."""
+    return parse_and_run(sys.modules[__name__], "cost", arguments)
 
 
 if __name__ == "__main__":

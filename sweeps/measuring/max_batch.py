@@ -1,24 +1,37 @@
 """The largest batch whose forward pass fits into a GPU's memory; a measure of its own, no other run uses it.
 
-python -m sweeps.measuring.max_batch dualformer_tiny --precision bfloat16
+dualformer max-batch dualformer_tiny --precision bfloat16
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
-import torch
-from torch import nn
-
-from dualformer.config import ConfigError
-from dualformer.registry import create_model
-from sweeps.measuring.measurement import eval_mode, forward_pass, is_out_of_memory, settings
+from sweeps.measuring.options import (
+    add_network_shape,
+    add_settings,
+    device_of,
+    ended,
+    measure_config,
+    network,
+    parse_and_run,
+    positive_int,
+)
 from sweeps.run_config import MeasureConfig
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+LIMIT = 4096
+"""Largest batch that is tried unless something else is asked for."""
 
 
 def max_batch(
-    model: nn.Module, config: MeasureConfig, *, device: str | torch.device = "cuda", limit: int = 4096
+    model: nn.Module, config: MeasureConfig, *, device: str | torch.device = "cuda", limit: int = LIMIT
 ) -> int:
     """Returns the largest batch size up to `limit` that runs uncompiled; 0 where not even one clip does.
 
@@ -28,16 +41,26 @@ def max_batch(
         device: where memory running out is an error and not the end of the process, so no CPU.
         limit: largest batch that is tried.
     """
+    import torch  # here, so that --help doesn't wait for it
+
+    from dualformer.modes import evaluating
+    from sweeps.measuring.settings import settings
+
     if torch.device(device).type == "cpu":
         raise ValueError(
             "a CPU swaps or kills instead of saying that memory is out, so its largest batch isn't searched"
         )
-    with eval_mode(model.to(device)), settings(config, threads=1):
+    with evaluating(model.to(device)), settings(config, threads=1):
         return largest(lambda size: fits(model, config, size, device), limit)
 
 
 def fits(model: nn.Module, config: MeasureConfig, batch_size: int, device: str | torch.device) -> bool:
     """Whether one forward pass at this batch size gets the memory it wants."""
+    import torch
+
+    from sweeps.measuring.forward import forward_pass
+    from sweeps.measuring.memory import is_out_of_memory
+
     torch.cuda.empty_cache()
     try:
         clip = torch.zeros(batch_size, *model.config.clip_shape, device=device)
@@ -62,20 +85,36 @@ def largest(fits: Callable[[int], bool], limit: int) -> int:
     return good
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model", help="a name of dualformer.list_models()")
-    parser.add_argument("--precision", default="float32")
-    parser.add_argument("--limit", type=int, default=4096)
-    given = parser.parse_args()
-    if not torch.cuda.is_available():
-        parser.error("this machine has no CUDA device")
-    try:
-        config = MeasureConfig().changed(precision=given.precision)
-        print(max_batch(create_model(given.model), config, limit=given.limit))
-    except ConfigError as error:
-        parser.error(str(error))
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds what the command takes."""
+    parser.add_argument(
+        "model",
+        metavar="NAME[:PATTERN]",
+        help="a model, its attention where it has one to choose, or one of your own, such as my.module:function",
+    )
+    add_network_shape(parser)
+    add_settings(parser, "precision", "attention_backend")
+    parser.add_argument(
+        "--limit", type=positive_int, default=LIMIT, metavar="N", help=f"largest batch to try (default: {LIMIT})"
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Prints the largest batch; returns the exit status, 1 where not even one clip fits."""
+    return ended("max-batch", lambda: _search(options))
+
+
+def _search(options: argparse.Namespace) -> int:
+    config, device = measure_config(options), device_of("cuda")
+    found = max_batch(network(options.model, options), config, device=device, limit=options.limit)
+    print(found)
+    return 0 if found else 1
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parses the command line and runs it; returns the exit status."""
+    return parse_and_run(sys.modules[__name__], "max-batch", arguments)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,234 +1,58 @@
 """How fast a network could be on this machine at best, and how much of that it reaches, whole and by kind of block.
 
-    python -m sweeps.measuring.roofline dualformer_tiny --device cuda --precision bfloat16 --batch-size 8
+    dualformer roofline dualformer_tiny --device cuda --precision bfloat16 --batch-size 8
 
-The bound of a block is the larger of two times: its multiply-accumulates at the rate of a large matrix product in the
-same precision, and its unavoidable traffic (weights, input and output once, everything between them kept on the chip)
-at the bandwidth of a large copy. Both ceilings are measured on the spot. What lies outside the blocks (patch embedding,
-downsampling, head) is one more part. A measured time below its bound is a mistake somewhere.
+What the bounds are: `sweeps.measuring.bounds`. A time below its bound is said to be wrong, and makes the exit status 1.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import statistics
-from collections.abc import Callable
+import sys
+from collections.abc import Sequence
 
-import torch
-from torch import Tensor, nn
-
-from dualformer.config import ConfigError
-from dualformer.macs import count_macs
-from dualformer.registry import create_model
-from sweeps import machine_lock
-from sweeps.measuring.measurement import eval_mode, forward_pass, random_clip, settings, transformer_blocks
-from sweeps.measuring.timing import clock_of, warm_up
-from sweeps.run_config import MeasureConfig
-
-COPY_BYTES = {"cpu": 2**27, "cuda": 2**32}
-MATRIX_SIZE = {"cpu": 1024, "cuda": 8192}
-NORMS = (nn.LayerNorm, nn.modules.batchnorm._BatchNorm)
-OUTSIDE = "outside the blocks"
+from sweeps.measuring.options import (
+    add_network_shape,
+    add_place,
+    add_settings,
+    device_of,
+    ended,
+    measure_config,
+    network,
+    parse_and_run,
+)
 
 
-@dataclasses.dataclass(frozen=True)
-class Ceilings:
-    """What the machine can do at best.
-
-    Attributes:
-        gmacs_per_s: multiply-accumulates of a large square matrix product in the precision of the run.
-        gib_per_s: bytes read plus bytes written of a large copy.
-    """
-
-    gmacs_per_s: float
-    gib_per_s: float
-
-    def bound_ms(self, macs: int, num_bytes: int) -> float:
-        """Least milliseconds of work that does so much arithmetic and moves so much."""
-        return max(macs / (self.gmacs_per_s * 1e9), num_bytes / (self.gib_per_s * 2**30)) * 1e3
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds what the command takes."""
+    parser.add_argument(
+        "model",
+        metavar="NAME[:PATTERN]",
+        help="a model, its attention where it has one to choose, or one of your own, such as my.module:function",
+    )
+    add_network_shape(parser)
+    add_settings(parser, "batch_size", "precision", "attention_backend", "samples")
+    add_place(parser)
 
 
-@dataclasses.dataclass(frozen=True)
-class Part:
-    """Equal blocks of a network, or all that is outside the blocks.
-
-    Attributes:
-        kind: class of the block's attention and the shape of one clip's input, or "outside the blocks".
-        count: how many blocks there are of this kind.
-        gmacs: matrix work of one of them for one batch, norms left out.
-        mib: unavoidable traffic of one of them for one batch.
-        bound_ms: least time of one of them.
-        time_ms: measured time of one of them alone; None outside the blocks, and where nothing was timed.
-    """
-
-    kind: str
-    count: int
-    gmacs: float
-    mib: float
-    bound_ms: float
-    time_ms: float | None
+def run(options: argparse.Namespace) -> int:
+    """Bounds and times a network and prints the table; returns the exit status, 1 where a bound can't be right."""
+    return ended("roofline", lambda: _bound(options))
 
 
-@dataclasses.dataclass(frozen=True)
-class Roofline:
-    """Ceilings, parts, and the whole network, in milliseconds of one batch.
+def _bound(options: argparse.Namespace) -> int:
+    from sweeps.measuring.bounds import roofline, table  # here, so that --help doesn't wait for torch
 
-    Attributes:
-        time_ms: one forward pass, median.
-        bound_ms: sum of the parts' bounds.
-    """
-
-    ceilings: Ceilings
-    parts: tuple[Part, ...]
-    time_ms: float
-    bound_ms: float
+    config, device = measure_config(options), device_of(options.device)
+    found = roofline(network(options.model, options), config, device=device, threads=options.threads)
+    print(table(found))
+    return 1 if found.beaten else 0
 
 
-def roofline(model: nn.Module, config: MeasureConfig, *, device: str | torch.device, threads: int) -> Roofline:
-    """Measures the ceilings, every kind of block alone, and the whole network, uncompiled.
-
-    Args:
-        model: a model with a `config` and its blocks in lists named `blocks`; it is moved to `device`.
-        config: batch size, precision, attention kernel and number of samples.
-        device: "cpu" or "cuda".
-        threads: CPU threads.
-    """
-    device = torch.device(device)
-    with eval_mode(model.to(device)), settings(config, threads), torch.inference_mode(), machine_lock.exclusive():
-        clip = random_clip(model, config.batch_size, device)
-        ceilings = measure_ceilings(config, device)
-        parts = tuple(parts_of(model, clip, config, ceilings, timed=True))
-        time_ms = _median_ms(model, clip, config)
-    return Roofline(ceilings, parts, time_ms, sum(part.count * part.bound_ms for part in parts))
-
-
-def lower_bound_ms(
-    model: nn.Module, config: MeasureConfig, *, device: str | torch.device, threads: int
-) -> float | None:
-    """Least milliseconds of a forward pass; only the ceilings are timed. Arguments as `roofline`.
-
-    None where the network's blocks aren't in lists named `blocks`, or no memory is left for the ceilings.
-    """
-    if not transformer_blocks(model):
-        return None
-    device = torch.device(device)
-    try:
-        with eval_mode(model.to(device)), settings(config, threads), torch.inference_mode(), machine_lock.exclusive():
-            clip = random_clip(model, config.batch_size, device)
-            parts = parts_of(model, clip, config, measure_ceilings(config, device), timed=False)
-    except torch.OutOfMemoryError:
-        return None
-    return sum(part.count * part.bound_ms for part in parts)
-
-
-def measure_ceilings(config: MeasureConfig, device: torch.device) -> Ceilings:
-    """Rate of a large square matrix product in the run's precision, and of a large copy; the best of all samples.
-
-    A disturbed sample would make a ceiling too low and a bound too high, so here the quickest counts.
-    """
-    size = MATRIX_SIZE[device.type]
-    matrix = torch.randn(size, size, device=device)
-    product_ms = min(_samples_ms(matrix.to(getattr(torch, config.precision)).matmul, matrix, config))
-    source = torch.empty(COPY_BYTES[device.type] // 4, device=device)
-    copy_ms = min(_samples_ms(torch.empty_like(source).copy_, source, config))
-    return Ceilings(size**3 / product_ms / 1e6, 2 * source.nbytes / 2**30 / copy_ms * 1e3)
-
-
-def parts_of(model: nn.Module, clip: Tensor, config: MeasureConfig, ceilings: Ceilings, *, timed: bool) -> list[Part]:
-    """Groups equal blocks, times one of each if wanted, and bounds what is left of the network."""
-    width = getattr(torch, config.precision).itemsize
-    work = matrix_work(model)
-    parts = []
-    for kind, (block, count, x) in kinds_of_blocks(model, clip, config).items():
-        macs = work[block] * len(clip)
-        num_bytes = (_numel(block) + 2 * x.numel()) * width  # a block's output is as large as its input
-        time_ms = _median_ms(block, x, config) if timed else None
-        parts.append(Part(kind, count, macs / 1e9, num_bytes / 2**20, ceilings.bound_ms(macs, num_bytes), time_ms))
-    blocks = transformer_blocks(model)
-    macs = (work[model] - sum(work[block] for block in blocks)) * len(clip)
-    num_bytes = (_numel(model) - sum(map(_numel, blocks)) + clip.numel()) * width
-    return [*parts, Part(OUTSIDE, 1, macs / 1e9, num_bytes / 2**20, ceilings.bound_ms(macs, num_bytes), None)]
-
-
-def kinds_of_blocks(model: nn.Module, clip: Tensor, config: MeasureConfig) -> dict[str, tuple[nn.Module, int, Tensor]]:
-    """Kind -> (one block, how many there are, what it gets as input), in the order of the network."""
-    kinds: dict[str, tuple[nn.Module, int, Tensor]] = {}
-
-    def note(block: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        kind = f"{type(block.attn).__name__} {'x'.join(map(str, inputs[0].shape[1:]))}"
-        first, count, x = kinds.get(kind, (block, 0, inputs[0]))
-        kinds[kind] = (first, count + 1, x)
-
-    hooks = [block.register_forward_hook(note) for block in transformer_blocks(model)]
-    try:
-        forward_pass(model, clip, config)()
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return kinds
-
-
-def matrix_work(model: nn.Module) -> dict[nn.Module, int]:
-    """Multiply-accumulates of one clip in every submodule and the model itself, without norms."""
-    by_module = count_macs(model, include_head=True).by_module
-    modules = dict(model.named_modules())
-    norms = {name: macs for name, macs in by_module.items() if isinstance(modules[name], NORMS)}
-    return {
-        modules[name]: macs - sum(norms[norm] for norm in norms if f"{norm}.".startswith(f"{name}." if name else ""))
-        for name, macs in by_module.items()
-    }
-
-
-def _numel(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
-
-
-def _median_ms(work: Callable[[Tensor], Tensor], x: Tensor, config: MeasureConfig) -> float:
-    return statistics.median(_samples_ms(work, x, config))
-
-
-def _samples_ms(work: Callable[[Tensor], Tensor], x: Tensor, config: MeasureConfig) -> list[float]:
-    clock = clock_of(x.device)
-    step = forward_pass(work, x, config)
-    warm_up(step, clock, config)
-    return [clock.time_ms(step) for _ in range(config.samples)]
-
-
-def table(found: Roofline) -> str:
-    """What was found, as text."""
-    lines = [
-        f"ceilings: matrix product {found.ceilings.gmacs_per_s:.4g} GMAC/s, copy {found.ceilings.gib_per_s:.4g} GiB/s",
-        f"{'part':44} {'count':>5} {'GMACs':>9} {'MiB':>9} {'bound ms':>9} {'time ms':>9} {'reached':>8}",
-    ]
-    for part in found.parts:
-        measured = f"{part.time_ms:9.3f} {part.bound_ms / part.time_ms:8.1%}" if part.time_ms else f"{'-':>9} {'-':>8}"
-        lines.append(f"{part.kind:44} {part.count:5} {part.gmacs:9.3f} {part.mib:9.2f} {part.bound_ms:9.3f} {measured}")
-    share = found.bound_ms / found.time_ms
-    lines.append(f"{'whole network':44} {'':5} {'':9} {'':9} {found.bound_ms:9.3f} {found.time_ms:9.3f} {share:8.1%}")
-    return "\n".join(lines)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model", help="a name of dualformer.list_models()")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--batch-size", type=int, default=1)
-    parser.add_argument("--precision", default="float32")
-    parser.add_argument("--num-frames", type=int)
-    parser.add_argument("--crop-size", type=int)
-    parser.add_argument("--attention")
-    given = parser.parse_args()
-    try:
-        config = MeasureConfig().changed(batch_size=given.batch_size, precision=given.precision)
-        model = create_model(
-            given.model, num_frames=given.num_frames, crop_size=given.crop_size, attention=given.attention
-        )
-    except ConfigError as error:
-        parser.error(str(error))
-    print(table(roofline(model, config, device=given.device, threads=given.threads)))
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parses the command line and runs it; returns the exit status."""
+    return parse_and_run(sys.modules[__name__], "roofline", arguments)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -11,7 +11,6 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-import numpy as np
 import torch
 
 from sweeps.run_config import MeasureConfig
@@ -174,16 +173,3 @@ def clock_doubt(latency_ms: float, pass_ms: float, canary_ratio: float) -> str:
     if pass_ms > ASYNCHRONOUS * latency_ms:
         return f"times withheld: a pass takes {pass_ms:.3g} ms, a synchronised one {latency_ms:.3g} ms: nobody waited"
     return ""
-
-
-def median_ratio(
-    samples: Sequence[float], baseline: Sequence[float], *, level: float = 0.95, draws: int = 4000
-) -> tuple[float, float, float]:
-    """Ratio of two medians, and the bootstrap interval of it that holds `level` of all resamplings.
-
-    An interval that spans 1 means that no difference was seen.
-    """
-    random = np.random.default_rng(0)
-    medians = [np.median(random.choice(values, (draws, len(values))), axis=1) for values in (samples, baseline)]
-    low, high = np.quantile(medians[0] / medians[1], ((1 - level) / 2, (1 + level) / 2))
-    return float(np.median(samples) / np.median(baseline)), float(low), float(high)

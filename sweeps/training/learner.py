@@ -16,8 +16,8 @@ from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from dualformer.optim import parameter_groups
-from sweeps.run_config import RunConfig, TrainConfig
-from sweeps.training.processes import ALONE, Team
+from sweeps.run_config import TrainConfig
+from sweeps.run_context import RunContext
 from sweeps.training.token_labels import make_token_labels
 
 
@@ -44,13 +44,13 @@ class ClipLoss(nn.Module):
         return functional.cross_entropy(self.model(clip).float(), target, label_smoothing=self.label_smoothing)
 
 
-def make_criterion(model: nn.Module, config: RunConfig, device: torch.device) -> nn.Module:
+def make_criterion(model: nn.Module, context: RunContext) -> nn.Module:
     """The module that maps (clip, target) to the mean loss per clip, as `ClipLoss` does; the model is its part."""
-    train = config.train
+    train = context.config.train
     if train.token_labels.teacher is None:
         return ClipLoss(model, train.label_smoothing)
-    torch.manual_seed(config.seed)  # of the criterion's own weights
-    return make_token_labels(model, train.token_labels, train.label_smoothing, device)
+    torch.manual_seed(context.config.seed)  # of the criterion's own weights
+    return make_token_labels(model, train.token_labels, train.label_smoothing, context.device)
 
 
 class Learner:
@@ -62,14 +62,15 @@ class Learner:
         optimizer: of the weights of both.
     """
 
-    def __init__(self, model: nn.Module, config: RunConfig, device: torch.device, team: Team = ALONE) -> None:
-        self.model, self.device, self.config, self.team = model, device, config.train, team
-        self.criterion = make_criterion(model, config, device).to(device).train()
+    def __init__(self, model: nn.Module, context: RunContext) -> None:
+        self.model, self.device, self.team = model, context.device, context.team
+        self.config = context.config.train
+        self.criterion = make_criterion(model, context).to(self.device).train()
         self._own = _own_parts(self.criterion)
-        self.optimizer = make_optimizer(model, self._own, config.train)
-        self._scaler = torch.amp.GradScaler(device.type, enabled=config.train.precision == "float16")
-        self._average = None if config.train.ema is None else average(model, config.train.ema)
-        self._network = team.parallel(self.criterion)
+        self.optimizer = make_optimizer(model, self._own, self.config)
+        self._scaler = torch.amp.GradScaler(self.device.type, enabled=self.config.precision == "float16")
+        self._average = None if self.config.ema is None else average(model, self.config.ema)
+        self._network = self.team.parallel(self.criterion)
 
     @property
     def evaluated(self) -> nn.Module:

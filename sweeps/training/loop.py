@@ -11,59 +11,43 @@ In a run folder training leaves `metrics.jsonl`; `weights.pt`, what is evaluated
 from __future__ import annotations
 
 import contextlib
-import itertools
 import math
+import os
 import warnings
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-import torch
 from torch import nn
-from torch.utils.data import DataLoader
 
-from dualformer.data.dataset import TrainBatches, VideoDataset, collate
+from dualformer.data.dataset import VideoDataset
+from dualformer.results import layout
 from dualformer.results.files import write_json
 from sweeps import machine_lock
-from sweeps.run_config import RunConfig
-from sweeps.training import checkpoint
+from sweeps.run_context import RunContext
+from sweeps.training import checkpoint, resuming
+from sweeps.training.errors import TrainingError
 from sweeps.training.evaluation import evaluate
 from sweeps.training.learner import Learner
-from sweeps.training.processes import ALONE, Team
-from sweeps.training.progress import Progress, tracking
+from sweeps.training.loading import training_batches
+from sweeps.training.progress import Progress
 from sweeps.training.schedule import Schedule
-
-LOADER_TIMEOUT_S = 300
-FAILED_BATCH = "failed_batch.json"
-"""File of a run that names the videos of the batch whose loss was not finite."""
+from sweeps.training.tracking import tracking
 
 _NAMES_SHOWN = 8
 
 
-class TrainingError(RuntimeError):
-    """Training that can't go on: the loss is not finite, too many videos can't be read, a checkpoint is another's."""
-
-
 def train(
-    model: nn.Module,
-    dataset: VideoDataset,
-    config: RunConfig,
-    device: torch.device,
-    run_dir: Path,
-    team: Team = ALONE,
-    held_out: VideoDataset | None = None,
+    model: nn.Module, dataset: VideoDataset, context: RunContext, held_out: VideoDataset | None = None
 ) -> dict[str, float]:
-    """Trains `model` in place, from the newest checkpoint of `run_dir` where there is one.
+    """Trains `model` in place, from the newest checkpoint of the run's folder where there is one.
 
     Writes a line of `metrics.jsonl` every `train.log_every` steps and a checkpoint every `train.save_every`.
 
     Args:
-        model: on `device`; ends as what is to be evaluated, the moving average of the weights where there is one.
+        model: on the run's device; ends as what is to be evaluated, the moving average of the weights where there is
+            one.
         dataset: the training clips.
-        config: of the run.
-        device: where to train.
-        run_dir: the run's folder.
-        team: the processes that train together; all of them call this.
+        context: of the run; all processes of its team call this.
         held_out: what is evaluated every `train.evaluate_every` steps; None evaluates nothing on the way.
 
     Returns:
@@ -76,46 +60,45 @@ def train(
             run's.
         OSError: the weights can't be written.
     """
-    schedule = Schedule.of(config.train, len(dataset))
-    learner = Learner(model, config, device, team)
-    progress = Progress(run_dir, schedule)
-    start = load_checkpoint(run_dir, learner, progress, config, len(dataset))
-    with tracking(config, run_dir, start) if team.leads else contextlib.nullcontext() as progress.track:
-        for step, batch in enumerate(
-            progress.timed(batches(dataset, config, start, schedule.end, device, team)), start
-        ):
-            progress.failures.update(team.union(batch["failures"]))
-            check_failures(progress.failures, config.data.max_failed_share * len(dataset), len(dataset))
-            with machine(device, team):
+    config, team = context.config.train, context.team
+    schedule = Schedule.of(config, len(dataset))
+    learner = Learner(model, context)
+    progress = Progress(context.folder, schedule)
+    start = resuming.resume(context, learner, progress, len(dataset))
+    with tracking(context, start) if team.leads else contextlib.nullcontext() as progress.track:
+        batches = training_batches(dataset, context, start, schedule.end)
+        for step, batch in enumerate(progress.timed(batches), start):
+            note_failures(batch["failures"], progress, dataset, context)
+            with machine(context):
                 clips = int(team.sum(len(batch["label"])))
                 if not clips:
                     continue
                 share = len(batch["label"]) / (clips / team.size)
-                loss = learner.backward(batch, step_seed(config.seed, step, team.rank), share)
-                loss = team.sum(loss) / team.size
+                seed = step_seed(context.config.seed, step, team.rank)
+                loss = team.sum(learner.backward(batch, seed, share)) / team.size
                 if not math.isfinite(loss):
-                    raise not_finite(loss, step, team.union(names(dataset, batch)), run_dir, team)
+                    raise not_finite(loss, step, team.union(names(dataset, batch)), context)
                 rate = schedule.rate(step)
                 learner.update(rate)
             if team.leads:
                 progress.step(step, loss, rate, clips)
-            if held_out is not None and is_due(step, config.train.evaluate_every):
-                evaluate_on_the_way(step, learner, held_out, progress, config, run_dir, team)
-            if team.leads and is_due(step, config.train.save_every):
-                save_checkpoint(run_dir, learner, progress, config, len(dataset), step + 1)
+            if held_out is not None and is_due(step, config.evaluate_every):
+                evaluate_on_the_way(step, learner, held_out, progress, context)
+            if team.leads and is_due(step, config.save_every):
+                resuming.save(context, learner, progress, len(dataset), step + 1)
         learner.finish()
-    if team.leads and config.train.save_every:
-        checkpoint.save_weights(run_dir / "weights.pt", model, step=schedule.end, run=identity(config))
+    if team.leads and config.save_every:
+        checkpoint.save_weights(context.folder / layout.WEIGHTS, model, step=schedule.end, run=context.identity)
     return progress.summary()
 
 
-def machine(device: torch.device, team: Team) -> contextlib.AbstractContextManager:
+def machine(context: RunContext) -> contextlib.AbstractContextManager:
     """Keeps timings off this machine while a CPU trains.
 
     One process holds it for all of the team that are there. Else one could wait for a timing to end, which waits for
     another to end its step, which waits for the first one's gradient.
     """
-    holds = device.type == "cpu" and team.rank % team.local_size == 0
+    holds = context.device.type == "cpu" and context.team.rank % context.team.local_size == 0
     return machine_lock.shared() if holds else contextlib.nullcontext()
 
 
@@ -134,95 +117,33 @@ def names(dataset: VideoDataset, batch: dict[str, Any]) -> list[str]:
     return [dataset.entries[index].file for index in batch["index"].tolist()]
 
 
-def batches(
-    dataset: VideoDataset, config: RunConfig, start: int, end: int, device: torch.device, team: Team
-) -> Iterator[dict[str, Any]]:
-    """Collated batches of the steps from `start` until `end`, this process' share of each."""
-    sampler = TrainBatches(len(dataset), config.train.batch_size, seed=config.seed, start=start)
-    workers = config.train.num_workers
-    # A worker may be stuck in a broken file for good; better a run that fails with a reason than one that hangs.
-    loader = DataLoader(
-        dataset,
-        batch_sampler=team.share(sampler),
-        num_workers=workers,
-        collate_fn=collate,
-        timeout=LOADER_TIMEOUT_S if workers else 0,
-        pin_memory=device.type == "cuda",
-    )
-    return itertools.islice(loader, max(0, end - start))
+def note_failures(failures: Iterable[str], progress: Progress, dataset: VideoDataset, context: RunContext) -> None:
+    """Adds up what is wrong with videos, of all processes; ends a training that has lost more than it may."""
+    progress.failures.update(context.team.union(list(failures)))
+    failed = progress.failures
+    if len(failed) > context.config.data.max_failed_share * len(dataset):
+        raise TrainingError(f"{len(failed)} of {len(dataset)} videos failed: {'; '.join(sorted(failed)[:5])}")
 
 
-def check_failures(failures: set[str], allowed: float, num_videos: int) -> None:
-    """Ends a training that has lost more of its videos than it may."""
-    if len(failures) > allowed:
-        raise TrainingError(f"{len(failures)} of {num_videos} videos failed: {'; '.join(sorted(failures)[:5])}")
-
-
-def not_finite(loss: float, step: int, files: Sequence[str], run_dir: Path, team: Team) -> TrainingError:
+def not_finite(loss: float, step: int, files: Sequence[str], context: RunContext) -> TrainingError:
     """What to raise for a loss that is not finite; saves the batch's names first."""
-    if team.leads:
-        write_json(run_dir / FAILED_BATCH, {"step": step + 1, "loss": str(loss), "files": files})
-    more = f" and {len(files) - _NAMES_SHOWN} more (see {FAILED_BATCH})" if len(files) > _NAMES_SHOWN else ""
+    if context.team.leads:
+        write_json(context.folder / layout.FAILED_BATCH, {"step": step + 1, "loss": str(loss), "files": files})
+    more = f" and {len(files) - _NAMES_SHOWN} more (see {layout.FAILED_BATCH})" if len(files) > _NAMES_SHOWN else ""
     return TrainingError(f"loss is {loss} at step {step + 1} on {', '.join(files[:_NAMES_SHOWN])}{more}")
 
 
 def evaluate_on_the_way(
-    step: int,
-    learner: Learner,
-    held_out: VideoDataset,
-    progress: Progress,
-    config: RunConfig,
-    run_dir: Path,
-    team: Team,
+    step: int, learner: Learner, held_out: VideoDataset, progress: Progress, context: RunContext
 ) -> None:
     """Takes the accuracy on the held-out videos and keeps the weights if they are the best so far."""
     with progress.paused():
-        top1 = evaluate(learner.evaluated, held_out, config, learner.device, team)["top1"]
-        if team.leads and progress.held_out(step, top1):
-            about = {"step": step + 1, "top1": top1, "run": identity(config)}
-            try:
-                checkpoint.save_weights(run_dir / "best.pt", learner.evaluated, **about)
-            except OSError as error:  # a full disk, say, is no reason to lose the training
-                warnings.warn(
-                    f"no best.pt at step {step + 1}: {error.strerror}; training goes on without", stacklevel=2
-                )
-
-
-def identity(config: RunConfig) -> dict[str, str]:
-    """What tells a run's checkpoints from those of others."""
-    return {"id": config.run_id, "model": config.model.name}
-
-
-def save_checkpoint(
-    run_dir: Path, learner: Learner, progress: Progress, config: RunConfig, num_clips: int, step: int
-) -> None:
-    """Saves all that the steps to come depend on, and the figures so far."""
-    state = {**learner.state_dict(), "progress": progress.state_dict(), "run": identity(config), "num_clips": num_clips}
-    checkpoint.save(run_dir, step, state, keep=config.train.keep_checkpoints)
-
-
-def load_checkpoint(run_dir: Path, learner: Learner, progress: Progress, config: RunConfig, num_clips: int) -> int:
-    """Restores what `save_checkpoint` saved; returns the step to go on with, 0 where there is no valid checkpoint.
-
-    Raises:
-        TrainingError: the checkpoint is of another run.
-    """
-    found = checkpoint.load(run_dir)
-    if found is None:
-        return 0
-    step, state = found
-    theirs, ours = state.get("run", {"id": "unknown", "model": "unknown"}), identity(config)
-    if theirs != ours:
-        raise TrainingError(
-            f"{run_dir / checkpoint.CHECKPOINTS} is of run {theirs['id']} ({theirs['model']}), and this is run "
-            f"{ours['id']} ({ours['model']}); remove that folder to start anew"
-        )
-    if state["num_clips"] != num_clips:
-        warnings.warn(
-            f"training began with {state['num_clips']} clips and goes on with {num_clips}: its order is another now",
-            stacklevel=2,
-        )
-    learner.load_state_dict(state)
-    progress.load_state_dict(state["progress"])
-    print(f"resumed at step {step}", flush=True)
-    return step
+        top1 = evaluate(learner.evaluated, held_out, context, keep=False)["top1"]
+        if not (context.team.leads and progress.held_out(step, top1)):
+            return
+        about = {"step": step + 1, "top1": top1, "run": context.identity}
+        try:
+            checkpoint.save_weights(context.folder / layout.BEST_WEIGHTS, learner.evaluated, **about)
+        except OSError as error:  # a full disk, say, is no reason to lose the training
+            why = os.strerror(error.errno) if error.errno else error
+            warnings.warn(f"no {layout.BEST_WEIGHTS} at step {step + 1}: {why}; training goes on without", stacklevel=2)

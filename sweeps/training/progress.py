@@ -1,23 +1,19 @@
-"""What a training says of itself while it runs: lines of `metrics.jsonl`, on the terminal, and wherever else."""
+"""What a training says of itself while it runs: lines of `metrics.jsonl`, the same on the terminal, and their sums."""
 
 from __future__ import annotations
 
 import contextlib
 import math
-import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from dualformer.config import ConfigError
 from dualformer.results.result import append_metrics
-from sweeps.run_config import RunConfig
 from sweeps.training.schedule import Schedule
+from sweeps.training.tracking import Track
 
 T = TypeVar("T")
-Track = Callable[[Mapping[str, Any]], None]
-"""Takes a line of `metrics.jsonl`, `step` and figures by name."""
 
 
 class Progress:
@@ -122,61 +118,3 @@ class Progress:
     def _write(self, line: Mapping[str, Any]) -> None:
         append_metrics(self.run_dir, line)
         self.track(line)
-
-
-@contextlib.contextmanager
-def tracking(config: RunConfig, run_dir: Path, start: int = 0) -> Iterator[Track]:
-    """Opens what `train.log_to` names; yields the function that sends a line to all of it.
-
-    Args:
-        config: of the run.
-        run_dir: the run's folder.
-        start: steps done before; what an earlier attempt told of later ones is told anew.
-
-    Raises:
-        ConfigError: a package is missing; says how to get it.
-    """
-    openers = {"tensorboard": _tensorboard, "wandb": _wandb}
-    with contextlib.ExitStack() as stack:
-        tracks = [stack.enter_context(openers[name](config, run_dir, start)) for name in config.train.log_to]
-
-        def track(line: Mapping[str, Any]) -> None:
-            for one in tracks:
-                one(line)
-
-        yield track
-
-
-@contextlib.contextmanager
-def _tensorboard(config: RunConfig, run_dir: Path, start: int) -> Iterator[Track]:
-    """Writes to the folder `tensorboard` of the run."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter  # here, for those who don't have it
-    except ImportError:
-        raise ConfigError("train.log_to: tensorboard is not installed (pip install tensorboard)") from None
-    with SummaryWriter(str(run_dir / "tensorboard"), purge_step=start + 1) as writer:
-
-        def track(line: Mapping[str, Any]) -> None:
-            for name, value in _figures(line).items():
-                writer.add_scalar(name, value, line["step"])
-            writer.flush()  # what a killed run has logged is there
-
-        yield track
-
-
-@contextlib.contextmanager
-def _wandb(config: RunConfig, run_dir: Path, start: int) -> Iterator[Track]:
-    """Writes to the folder `wandb` of the run; nothing leaves the machine unless WANDB_MODE says so."""
-    try:
-        import wandb  # here, for those who don't have it
-    except ImportError:
-        raise ConfigError("train.log_to: wandb is not installed (pip install wandb)") from None
-    mode = os.environ.get("WANDB_MODE", "offline")
-    with wandb.init(
-        project="dualformer", id=config.run_id, dir=run_dir, config=config.to_dict(), resume="allow", mode=mode
-    ) as run:
-        yield lambda line: run.log(_figures(line), step=line["step"])
-
-
-def _figures(line: Mapping[str, Any]) -> dict[str, float]:
-    return {name: value for name, value in line.items() if name not in ("step", "steps")}

@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from dualformer.config import ConfigError
 from dualformer.model_config import ModelConfig
+from dualformer.model_contract import need
 from dualformer.registry import create_model
 from dualformer.weights import WeightsError, load_weights
 from sweeps.run_config import TokenLabelConfig
@@ -125,8 +126,9 @@ def check_pair(student: nn.Module, teacher: nn.Module) -> None:
                 f"train.token_labels: {field} of the teacher {teacher.config.name} is {others}, that of "
                 f"{student.config.name} {own}"
             )
-    if not hasattr(student, "logits_and_features"):
-        raise ConfigError(f"train.token_labels: {student.config.name} has no `logits_and_features`")
+    for model, parts in ((student, ("logits_and_features", "head")), (teacher, ("forward_features", "head"))):
+        for part in parts:
+            need(model, part, "train.token_labels")
 
 
 def token_head(num_classes: int, channels: int) -> nn.Sequential:

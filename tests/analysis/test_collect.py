@@ -2,13 +2,17 @@
 
 import csv
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from analysis import collect, load, result_set, schema, verify
+from analysis import collect, load, verify
+from dualformer.results import result_set
+from dualformer.results.code import digest
+from dualformer.results.result import SCHEMA_VERSION
 from tests.helpers import synthetic_runs
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -54,20 +58,20 @@ def test_configuration_is_flat_and_the_host_stays_behind(table):
     assert "a-secret-host" not in table.read_text() + table.with_suffix(".manifest.json").read_text()
 
 
-def test_manifest_says_what_is_there_and_what_is_not(table):
-    manifest = json.loads(table.with_suffix(".manifest.json").read_text())
-    assert manifest["schema_version"] == schema.SCHEMA_VERSION
-    assert manifest["commits"] == [synthetic_runs.COMMIT]
-    assert manifest["missing"] == ["c" * 12, "b" * 12]
-    assert set(manifest["expected"]) == set(manifest["finished"]) | set(manifest["missing"])
-    assert manifest["text"] == "base: {}\n"
+def test_the_sheet_says_what_is_there_and_what_is_not(table):
+    sheet = json.loads(table.with_suffix(".manifest.json").read_text())
+    assert sheet["schema_version"] == SCHEMA_VERSION
+    assert sheet["commits"] == [synthetic_runs.COMMIT]
+    assert sheet["missing"] == ["c" * 12, "b" * 12]
+    assert set(sheet["expected"]) == set(sheet["finished"]) | set(sheet["missing"])
+    assert sheet["text"] == "base: {}\n"
 
 
-def test_same_runs_give_the_same_bytes_whatever_the_order_of_the_manifest(runs, table):
+def test_same_runs_give_the_same_bytes_whatever_the_order_of_the_launch_record(runs, table):
     before = table.read_bytes()
     path = runs / "ablations.grid.json"
-    manifest = json.loads(path.read_text())
-    path.write_text(json.dumps({**manifest, "runs": manifest["runs"][::-1]}))
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps({**record, "runs": record["runs"][::-1]}))
     assert collect.main(["--runs", str(runs), "--out", str(table.parents[1])]) == 0
     assert table.read_bytes() == before
 
@@ -79,7 +83,7 @@ def test_rows_sort_numbers_by_size(tmp_path):
         run_id: {"model.num_frames": frames} for run_id, frames in (("1" * 12, 16), ("2" * 12, 128), ("3" * 12, 8))
     }
     synthetic_runs.write_grid(tmp_path, "frames", differs)
-    [(_, rows)] = collect.collect(tmp_path, *collect.find_grids(tmp_path))
+    [(_, rows)] = collect.collect(tmp_path, *collect.find_records(tmp_path))
     assert [row["model.num_frames"] for row in rows] == [8, 16, 128]
 
 
@@ -93,8 +97,8 @@ def test_mixed_commits_are_refused_unless_allowed(runs, tmp_path, capsys):
     assert "--allow-mixed-code" in message
     assert not (tmp_path / "out").exists()
     assert collect.main([*command, "--allow-mixed-code"]) == 0
-    manifest = json.loads((tmp_path / "out/ablations/example-cpu-3000.manifest.json").read_text())
-    assert manifest["commits"] == [synthetic_runs.COMMIT, "f" * 40]
+    sheet = json.loads((tmp_path / "out/ablations/example-cpu-3000.manifest.json").read_text())
+    assert sheet["commits"] == [synthetic_runs.COMMIT, "f" * 40]
 
 
 def test_uncommitted_changes_of_one_commit_are_mixed_code_too(runs, tmp_path, capsys):
@@ -108,10 +112,47 @@ def test_uncommitted_changes_of_one_commit_are_mixed_code_too(runs, tmp_path, ca
     assert "1 of 00000000000e, 5 of 123456789012" in message and "--allow-mixed-code" in message
     assert collect.main([*command, "--allow-mixed-code"]) == 0
     path = tmp_path / "out/ablations/example-cpu-3000.csv"
-    assert json.loads(path.with_suffix(".manifest.json").read_text())["codes"] == ["00000000000e", "123456789012"]
+    sheet = json.loads(path.with_suffix(".manifest.json").read_text())
+    assert sheet["codes"] == {"00000000000e": {}, "123456789012": {}}
     assert set(load.load_table(path).frame["provenance.code"].dropna()) == {"00000000000e", "123456789012"}
     (reason,) = [told for told in verify.verify(result_set.read_table(path)) if told.startswith("mixed")]
-    assert reason == "mixed code: 00000000000e, 123456789012"
+    assert reason.startswith("mixed code: 00000000000e, 123456789012 (")
+
+
+def write_code(run, **files):
+    """Makes a run one of these project files."""
+    path = run / "provenance.json"
+    code = {"code": digest(files), "code_files": files}
+    path.write_text(json.dumps({**json.loads(path.read_text()), **code}))
+
+
+def test_files_that_one_run_alone_used_are_no_mixed_code(runs, tmp_path):
+    """As after adding an attention, a grid or a test."""
+    for number in range(6):
+        own = {"dualformer/attention/new.py": "ffffffffffff"} if number == 3 else {}
+        commit = "e" * 40 if number == 3 else synthetic_runs.COMMIT
+        write_code(runs / f"{number:012d}", **{"dualformer/macs.py": "000000000000", **own})
+        path = runs / f"{number:012d}" / "provenance.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "commit": commit}))
+    write_code(runs / ("a" * 12), **{"dualformer/macs.py": "000000000000"})
+    assert collect.main(["--runs", str(runs), "--out", str(tmp_path / "out")]) == 0
+    path = tmp_path / "out/ablations/example-cpu-3000.csv"
+    codes = json.loads(path.with_suffix(".manifest.json").read_text())["codes"]
+    assert sorted(len(files) for files in codes.values()) == [1, 2]
+    for source in (path, runs):
+        assert [reason for found in result_set.read(source) for reason in verify.verify(found)] == []
+
+
+def test_a_file_that_two_runs_used_and_that_changed_is_mixed_code_and_named(runs, tmp_path, capsys):
+    for number in range(6):
+        write_code(runs / f"{number:012d}", **{"dualformer/macs.py": f"{number // 5:012d}", "sweeps/run.py": "1" * 12})
+    write_code(runs / ("a" * 12), **{"sweeps/run.py": "1" * 12})
+    assert collect.main(["--runs", str(runs), "--out", str(tmp_path / "out")]) == 2
+    assert "mixed code: dualformer/macs.py differs between rows" in capsys.readouterr().err
+    assert collect.main(["--runs", str(runs), "--out", str(tmp_path / "out"), "--allow-mixed-code"]) == 0
+    for source in (tmp_path / "out", runs):
+        told = [reason for found in result_set.read(source) for reason in verify.verify(found)]
+        assert told == ["mixed code: dualformer/macs.py differs between rows"]
 
 
 def test_each_device_has_its_own_table_and_missing_runs_are_in_all(runs, tmp_path):
@@ -189,7 +230,7 @@ def test_nothing_launched_and_nothing_finished_are_errors(tmp_path, capsys):
     assert "no grid was launched" in capsys.readouterr().err
     (tmp_path / "ablations.grid.json").write_text('{"runs": [1]}')
     assert collect.main(["--runs", str(tmp_path)]) == 2
-    assert "is not a grid manifest" in capsys.readouterr().err
+    assert "is not a launch record" in capsys.readouterr().err
     synthetic_runs.write_grid(tmp_path, "ablations", {"a" * 12: {}})
     assert collect.main(["--runs", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
     assert "has finished yet" in capsys.readouterr().err
@@ -200,10 +241,10 @@ def test_a_table_that_can_not_be_written_leaves_the_old_one(runs, table, monkeyp
     before = table.read_bytes()
     (runs / "000000000000" / "result.json").unlink()
 
-    def full(self, *arguments, **options):
+    def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr(os, "fsync", full)
     assert collect.main(["--runs", str(runs), "--out", str(table.parents[1])]) == 2
     assert "No space left" in capsys.readouterr().err
     assert table.read_bytes() == before

@@ -1,13 +1,14 @@
 """Comparing result sets: joined by configuration, refused when mixed, no difference where there is none."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 
 from analysis import collect, compare
 from analysis.compare import CompareError
-from sweeps.measuring.timing import median_ratio
+from dualformer.results.statistics import median_ratio
 from tests.helpers import synthetic_runs
 
 PATTERNS = ("LG", "FF")
@@ -170,11 +171,22 @@ def test_two_commits_of_one_set(tmp_path):
     assert [pair.ratio for pair in pairs] == pytest.approx([1.5, 1.5], rel=0.03)
 
 
+def test_networks_that_a_default_made_others_are_told(a, tmp_path, capsys):
+    shutil.copytree(a, tmp_path / "edited")
+    for folder, network in ((a, "a" * 12), (tmp_path / "edited", "b" * 12)):
+        for path in folder.glob("*/provenance.json"):
+            path.write_text(json.dumps({**json.loads(path.read_text()), "network": network}))
+    assert compare.main([str(a), str(a)]) == 0
+    assert "not the same network" not in capsys.readouterr().out
+    assert compare.main([str(a), str(tmp_path / "edited")]) == 0
+    assert "not the same network in A and B" in capsys.readouterr().out
+
+
 def test_what_is_not_there_is_named(a, tmp_path, capsys):
     assert compare.main([str(a), str(tmp_path / "nowhere")]) == 2
     assert compare.main([str(a), f"{a}@ffff"]) == 2
     errors = capsys.readouterr().err
-    assert "neither run folders nor tables" in errors and "comes from commit ffff" in errors
+    assert "no file or folder" in errors and "comes from commit ffff" in errors
     next(a.glob("*/result.json")).write_text('{"schema_version": 1,')
     assert compare.main([str(a), str(a)]) == 2
     assert "is not JSON" in capsys.readouterr().err

@@ -6,7 +6,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from analysis import collect, load, schema
+from analysis import collect, load
+from dualformer.results.result import ROW_STATUSES
 from tests.helpers import synthetic_runs
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -54,7 +55,7 @@ def test_a_run_id_or_commit_of_digits_stays_text(tmp_path):
         (lambda frame: frame.assign(status="fine"), "column 'status' holds ['fine']"),
         (lambda frame: frame.assign(top1="high"), "column 'top1' should be float64"),
         (lambda frame: frame.assign(macs_head_included="perhaps"), "column 'macs_head_included' should be boolean"),
-        (lambda frame: frame.iloc[1:], "its runs are not the 9 that its manifest expects"),
+        (lambda frame: frame.iloc[1:], "its runs are not the 9 that its sheet expects"),
         (lambda frame: pd.concat([frame, frame.iloc[:1]]), "has two rows"),
     ],
 )
@@ -74,13 +75,13 @@ def test_what_is_wrong_is_named(path, change, words):
         (json.dumps({"schema_version": 1, "grid": "g"}), "lacks the field.s. device, "),
     ],
 )
-def test_a_bad_manifest_is_refused(path, text, words):
+def test_a_bad_sheet_is_refused(path, text, words):
     path.with_suffix(".manifest.json").write_text(text)
     with pytest.raises(load.LoadError, match=words):
         load.load_table(path)
 
 
-def test_a_table_without_manifest_is_refused(path):
+def test_a_table_without_sheet_is_refused(path):
     path.with_suffix(".manifest.json").unlink()
     with pytest.raises(load.LoadError, match=r"manifest\.json is missing"):
         load.load_table(path)
@@ -117,4 +118,4 @@ def test_committed_tables_can_be_loaded_and_name_no_host():
         table = load.load_table(path)
         assert table.grid == path.parent.name
         assert not any(name.endswith(".host") for name in table.frame)
-        assert set(table.frame["status"]) <= set(schema.STATUSES)
+        assert set(table.frame["status"]) <= set(ROW_STATUSES)

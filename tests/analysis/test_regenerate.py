@@ -11,7 +11,7 @@ import nbformat
 import pandas as pd
 import pytest
 
-from analysis import collect, load, regenerate
+from analysis import collect, load, regenerate, report
 from tests.helpers import synthetic_runs
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -79,7 +79,7 @@ def test_a_table_without_rows_says_so():
         pd.DataFrame({"run": ["a"]}).style,
     ):
         cell.outputs.append(nbformat.v4.new_output("display_data", {"text/html": shown.to_html()}))
-    parts = list(regenerate._parts(cell))
+    parts = list(report._parts(cell))
     assert [(part.kind, part.text) for part in parts[:2]] == [("note", "none"), ("note", "Rows left out: none")]
     assert parts[2].kind == "table"
 
@@ -95,8 +95,8 @@ def test_the_report_in_a_browser(tmp_path, width):
     collect.main(["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "results")])
     figure = base64.b64encode(next((ROOT / "analysis" / "figures").glob("*.png")).read_bytes()).decode()
     wide = pd.DataFrame({f"column {number}": ["word" * 9] for number in range(12)}).to_html()
-    parts = [regenerate.Part("heading", "A heading", level=2), regenerate.Part("image", figure, alt="a figure")]
-    page = regenerate.render([[*parts, regenerate.Part("table", wide)]], regenerate.load_all([tmp_path / "results"]))
+    parts = [report.Part("heading", "A heading", level=2), report.Part("image", figure, alt="a figure")]
+    page = report.render([[*parts, report.Part("table", wide)]], report.load_all([tmp_path / "results"]))
     asked = """<script>addEventListener('load', () => {
         const page = document.documentElement, images = [...document.images];
         document.title = JSON.stringify([page.scrollWidth <= page.clientWidth, images.length,
@@ -127,7 +127,7 @@ def test_a_failing_notebook_is_reported_and_the_others_go_on(tmp_path, monkeypat
     for name, source in (("1_bad", "raise RuntimeError('<no such thing>')"), ("2_good", "print('all is well')")):
         cells = [nbformat.v4.new_markdown_cell(f"# {name[2:]}"), nbformat.v4.new_code_cell(source)]
         nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / f"{name}.ipynb")
-    monkeypatch.setattr(regenerate, "NOTEBOOKS", tmp_path)
+    monkeypatch.setattr(report, "NOTEBOOKS", tmp_path)
     options = ["--results", str(tmp_path / "results"), "--figures", str(tmp_path / "figures")]
     assert regenerate.main([*options, "--report", str(tmp_path / "page.html")]) == 1
     assert "1_bad.ipynb failed: RuntimeError: <no such thing>" in capsys.readouterr().err
@@ -137,16 +137,16 @@ def test_a_failing_notebook_is_reported_and_the_others_go_on(tmp_path, monkeypat
 
 
 def test_headings_without_content_are_dropped():
-    Part = regenerate.Part
+    Part = report.Part
     parts = [Part("heading", "title", level=2), Part("heading", "empty", level=3), Part("heading", "full", level=3),
              Part("note", "text"), Part("heading", "last", level=3)]  # fmt: skip
-    assert [part.text for part in regenerate._without_empty_headings(parts)] == ["title", "full", "text"]
+    assert [part.text for part in report._without_empty_headings(parts)] == ["title", "full", "text"]
 
 
 def test_grids_are_taken_from_the_first_folder_that_has_them(tmp_path):
     for name, write in (("a", synthetic_runs.write_ablations), ("b", synthetic_runs.write_all)):
         write(tmp_path / name / "runs")
         collect.main(["--runs", str(tmp_path / name / "runs"), "--out", str(tmp_path / name / "results")])
-    found = regenerate.load_all([tmp_path / "a" / "results", tmp_path / "b" / "results"])
+    found = report.load_all([tmp_path / "a" / "results", tmp_path / "b" / "results"])
     assert [table.grid for table in found] == ["ablations", "published_sizes", "scaling"]
     assert isinstance(found[0], load.Table)

@@ -6,7 +6,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from analysis import collect, result_set, verify
+from analysis import collect, verify
+from dualformer.results import result_set
 from tests.helpers import synthetic_runs
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -104,7 +105,7 @@ def test_admitted_dirt_passes_unless_cleanliness_is_asked_for(runs, tmp_path):
     assert len(reasons(tmp_path / "out", clean=True)) == 1
 
 
-def test_whitewashed_manifest_is_found(runs, tmp_path):
+def test_whitewashed_sheet_is_found(runs, tmp_path):
     change(runs / RUN / "provenance.json", dirty=True)
     assert collect.main(["--runs", str(runs), "--out", str(tmp_path / "out")]) == 0
     change(next((tmp_path / "out").rglob("*.manifest.json")), dirty=False, commits=["f" * 40])
@@ -121,15 +122,26 @@ def test_copied_run_is_found(runs):
     assert reasons(runs) == [f"{'e' * 12}: the same configuration as {RUN}"]
 
 
+def test_one_choice_of_two_networks_is_no_copy(runs):
+    """As after an edit of a model's default."""
+    copy = runs / ("e" * 12)
+    copy.mkdir()
+    for path in (runs / RUN).iterdir():
+        (copy / path.name).write_bytes(path.read_bytes())
+    change(copy / "result.json", run_id="e" * 12)
+    change(copy / "provenance.json", network="0123456789ab")
+    assert reasons(runs) == []
+
+
 def test_repeated_dropped_and_foreign_rows_of_a_table_are_found(table):
     edit(table, lambda frame: pd.concat([frame.iloc[1:], frame.iloc[1:2]]))
     first, second = json.loads(table.with_suffix(".manifest.json").read_text())["expected"][:2]
-    assert reasons(table) == [f"{first}: no row, though the manifest expects one", f"{second}: 2 rows of one run"]
+    assert reasons(table) == [f"{first}: no row, though the sheet expects one", f"{second}: 2 rows of one run"]
     edit(table, lambda frame: frame.assign(run_id=["d" * 12, *frame["run_id"][1:]]))
-    assert f"{'d' * 12}: a row that the manifest doesn't expect" in reasons(table)
+    assert f"{'d' * 12}: a row that the sheet doesn't expect" in reasons(table)
 
 
-def test_table_without_manifest_is_found(table):
+def test_table_without_sheet_is_found(table):
     table.with_suffix(".manifest.json").unlink()
     assert reasons(table) == [f"{table.with_suffix('.manifest.json')} is missing"]
 
@@ -175,7 +187,8 @@ def test_every_reason_is_listed_at_once(runs, capsys):
 
 def test_nothing_to_check_is_an_error(tmp_path, capsys):
     assert verify.main([str(tmp_path)]) == verify.main([str(tmp_path / "nowhere")]) == 2
-    assert "neither run folders nor tables" in capsys.readouterr().err
+    errors = capsys.readouterr().err
+    assert "neither run folders nor tables" in errors and "no file or folder" in errors
 
 
 def test_committed_results_pass():

@@ -4,8 +4,11 @@ import pytest
 import torch
 
 from baselines.timesformer import DividedBlock
+from baselines.vit import SelfAttention
 from dualformer import ConfigError, create_model
+from dualformer.checking import twin_errors
 from dualformer.macs import count_macs
+from dualformer.reference import num_twins
 
 KINDS = ("divided", "joint", "space")
 
@@ -84,6 +87,29 @@ def test_divided_attention_equals_a_naive_one():
     tokens = torch.cat([cls + sum(gathered) / t, seen.flatten(0, 1)])
     expected = tokens + block.mlp(block.norm2(tokens))
     torch.testing.assert_close(block(x)[0], expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("places", [1, 5, 6])
+def test_divided_block_equals_its_naive_twin(places):
+    block = shaken(tiny("divided", num_frames=3)).blocks[0].double()
+    errors = twin_errors(block, torch.randn(2, 1 + 3 * places, 24, dtype=torch.float64))
+    assert {name: error for name, error in errors.items() if not error <= 1e-9} == {}
+
+
+@pytest.mark.parametrize("length", [1, 2, 7])
+def test_self_attention_equals_its_naive_twin(length):
+    torch.manual_seed(0)
+    module = SelfAttention(24, 3).double()
+    errors = twin_errors(module, torch.randn(2, length, 24, dtype=torch.float64))
+    assert {name: error for name, error in errors.items() if not error <= 1e-9} == {}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_whole_model_equals_its_twins(kind):
+    model = shaken(tiny(kind, num_frames=3)).double()
+    assert num_twins(model) == (9 if kind == "divided" else 3)
+    errors = twin_errors(model, torch.randn(2, *model.config.clip_shape, dtype=torch.float64))
+    assert {name: error for name, error in errors.items() if not error <= 1e-9} == {}
 
 
 @torch.inference_mode()

@@ -1,13 +1,15 @@
 """Video Swin: sizes, the window rule against a naive one, and clip sizes the paper doesn't have."""
 
-import math
+import re
 
 import pytest
 import torch
 
 from baselines.video_swin import WindowAttention
-from dualformer import ConfigError, create_model
+from dualformer import ConfigError, create_model, load_weights
+from dualformer.checking import twin_errors
 from dualformer.macs import count_macs
+from dualformer.reference import num_twins
 
 TINY = {"embed_dim": 8, "depths": (2, 2), "num_heads": (1, 2), "num_classes": 5, "window_size": (4, 3, 3)}
 
@@ -46,38 +48,55 @@ def test_macs_with_the_long_window_of_something_something():
     assert count.total / 1e9 == pytest.approx(320.6, rel=0.002)
 
 
-def naive_window_attention(module, x):
-    """Each token alone: who shares its window after the shift, without having come round a border, and at what bias."""
-    (batch, *grid, dim), heads = x.shape, module.num_heads
-    table = module.relative_position_bias_table
-    places = [(t, h, w) for t in range(grid[0]) for h in range(grid[1]) for w in range(grid[2])]
-    qkv = module.qkv(x).reshape(batch, len(places), 3, heads, dim // heads)
-    window = module.window
-
-    def window_of(place):
-        return tuple((p + w - s) // w if s else p // w for p, w, s in zip(place, window, module.shift))
-
-    def row(one, other):
-        t, h, w = (a - b + size - 1 for a, b, size in zip(one, other, window))
-        return (t * (2 * window[1] - 1) + h) * (2 * window[2] - 1) + w
-
-    out = torch.empty(batch, len(places), dim)
-    for i, one in enumerate(places):
-        mates = [j for j, other in enumerate(places) if window_of(one) == window_of(other)]
-        bias = torch.stack([table[row(one, places[j])] for j in mates])  # [mates, heads]
-        logits = torch.einsum("bmd,bjmd->bjm", qkv[:, i, 0], qkv[:, mates, 1]) / math.sqrt(dim // heads) + bias
-        out[:, i] = torch.einsum("bjm,bjmd->bmd", logits.softmax(dim=1), qkv[:, mates, 2]).flatten(1)
-    return module.proj(out).reshape(x.shape)
+GRIDS = [(4, 6, 3), (4, 6, 6), (3, 5, 7), (1, 2, 9), (5, 4, 4), (1, 1, 1)]
 
 
 @pytest.mark.parametrize("shifted", [False, True])
-def test_window_attention_equals_a_naive_one_where_windows_fit(shifted):
+@pytest.mark.parametrize("grid", GRIDS, ids=str)
+def test_window_attention_equals_its_naive_twin(grid, shifted):
     torch.manual_seed(0)
-    module = WindowAttention(8, 2, grid=(4, 6, 3), window_size=(2, 3, 3), shifted=shifted)
-    assert module.shift == ((1, 1, 0) if shifted else (0, 0, 0))
+    module = WindowAttention(8, 2, grid=grid, window_size=(2, 3, 3), shifted=shifted).double()
     torch.nn.init.normal_(module.relative_position_bias_table)
-    x = torch.randn(2, 4, 6, 3, 8)
-    torch.testing.assert_close(module(x), naive_window_attention(module, x))
+    errors = twin_errors(module, torch.randn(2, *grid, 8, dtype=torch.float64))
+    assert {name: error for name, error in errors.items() if not error <= 1e-9} == {}
+
+
+@torch.inference_mode()
+def test_shifted_windows_are_boxes_half_a_window_later_and_those_at_the_border_smaller():
+    """Strangers are masked by -100, so that they see each other by exp(-100) at most: nothing in float32."""
+    torch.manual_seed(0)
+    module = WindowAttention(8, 2, grid=(4, 6, 3), window_size=(2, 3, 3), shifted=True)
+    assert module.layout.shift == (1, 1, 0)
+    x = torch.randn(1, 4, 6, 3, 8)
+    changed = x.clone()
+    changed[0, 0, 0, 0] += 1.0
+    moved = (module(x) != module(changed)).any(dim=-1)[0]
+    assert moved[:1, :1].all() and moved.sum() == 3
+
+
+def test_a_whole_model_equals_its_twins():
+    model = tiny(num_frames=5, crop_size=(50, 90)).double()
+    assert num_twins(model) == 4
+    errors = twin_errors(model, torch.randn(2, 3, 5, 50, 90, dtype=torch.float64))
+    assert {name: error for name, error in errors.items() if not error <= 1e-9} == {}
+
+
+FIVE = {"depths": (1, 1, 1, 1, 2), "num_heads": (1, 1, 1, 1, 2), "embed_dim": 4}
+
+
+def test_any_number_of_stages_is_built_counted_and_loaded():
+    model, other = tiny(**FIVE, crop_size=70), tiny(**FIVE, crop_size=70)
+    clip = torch.randn(1, *model.config.clip_shape)
+    assert model(clip).shape == (1, 5)
+    assert count_macs(model).matrix_work == model.config.matrix_work(include_head=False)
+    torchvision = {}
+    for name, value in model.state_dict().items():
+        name = re.sub(r"layers\.(\d)\.blocks\.", lambda m: f"features.{2 * int(m[1])}.", name)
+        name = re.sub(r"layers\.(\d)\.downsample\.", lambda m: f"features.{2 * int(m[1]) + 1}.", name)
+        torchvision[name.replace(".mlp.fc1.", ".mlp.0.").replace(".mlp.fc2.", ".mlp.3.")] = value + 1
+    report = load_weights(other, torchvision)
+    assert report.layout == "torchvision_swin3d" and not report.missing and not report.unexpected
+    assert torch.equal(other.layers[4].blocks[1].mlp.fc2.weight, model.layers[4].blocks[1].mlp.fc2.weight + 1)
 
 
 @pytest.mark.parametrize("grid", [(4, 6, 6), (3, 5, 7), (1, 2, 9), (8, 3, 3)])

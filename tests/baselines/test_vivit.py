@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from dualformer import ConfigError, create_model
+from dualformer.checking import twin_errors
 from dualformer.macs import count_macs
+from dualformer.reference import num_twins
 
 CHANNELS, BLOCKS, HEADS = 768, 12, 12
 
@@ -69,6 +71,13 @@ def test_published_costs_are_matrix_and_element_wise_work():
 
 def test_macs_are_within_one_percent_of_the_published_ones():
     assert count_macs("vivit_base").total / 1e9 == pytest.approx(455.2, rel=0.01)
+
+
+def test_a_whole_model_equals_its_twins():
+    model = tiny(crop_size=(32, 16)).double()
+    assert num_twins(model) == 2
+    errors = twin_errors(model, torch.randn(2, *model.config.clip_shape, dtype=torch.float64))
+    assert {name: error for name, error in errors.items() if not error <= 1e-9} == {}
 
 
 @torch.inference_mode()

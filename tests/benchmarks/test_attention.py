@@ -20,13 +20,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from dualformer.attention import ATTENTIONS, Attention
-from dualformer.reference import naive
+from dualformer.attention import find, letters
+from dualformer.attention.base import Attention
+from dualformer.checking import twin_errors
 from dualformer.registry import model_config
 from sweeps.measuring import machine
-from sweeps.measuring.measurement import TOLERANCE, settings
+from sweeps.measuring.gate import TOLERANCE
+from sweeps.measuring.settings import settings
 from sweeps.provenance import provenance
-from sweeps.run_config import MeasureConfig
+from sweeps.run_config import MeasureConfig, RunConfig
 
 DEVICE = os.environ.get("BENCHMARK_DEVICE", "cuda" if torch.cuda.is_available() else "cpu")
 DTYPE = os.environ.get("BENCHMARK_DTYPE", "float32")
@@ -58,17 +60,17 @@ def stated_settings() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def circumstances() -> dict[str, object]:
-    known = provenance(seed=0, threads=THREADS, device=DEVICE)
+    known = provenance(RunConfig(threads=THREADS), DEVICE)
     return {name: known[name] for name in RECORDED} | {"dtype": DTYPE, "threads": THREADS, "batch_size": BATCH_SIZE}
 
 
 @pytest.mark.benchmark(max_time=0.5, min_rounds=5, warmup=True, warmup_iterations=3)
 @pytest.mark.parametrize("backward", [False, True], ids=["forward", "forward+backward"])
 @pytest.mark.parametrize("stage", STAGES, ids=["x".join(map(str, CONFIG.stage_grid(stage))) for stage in STAGES])
-@pytest.mark.parametrize("letter", ATTENTIONS)
+@pytest.mark.parametrize("letter", letters())
 def test_attention(benchmark, circumstances, letter, stage, backward):
     torch.manual_seed(0)
-    attention = ATTENTIONS[letter](CONFIG.stage_attention(stage)).to(DEVICE).eval()
+    attention = find(letter)(CONFIG.stage_place(stage), CONFIG.block_options(stage, letter)).to(DEVICE).eval()
     grid = CONFIG.stage_grid(stage)
     x = torch.randn(BATCH_SIZE, *grid, CONFIG.embed_dims[stage], device=DEVICE, requires_grad=backward)
 
@@ -104,13 +106,8 @@ def check(attention: Attention, x: Tensor) -> None:
     Gradients aren't compared in less than float32: those of keys are sums that nearly cancel, and rounding is all that
     half precision leaves of some.
     """
-    with naive(attention):
-        wanted = run(attention, x, "float32")
-    for result, expected in zip(run(attention, x, "float32"), wanted, strict=True):
-        assert_close(result, expected, TOLERANCE["float32"])
-    assert_close(run(attention, x.detach(), DTYPE)[0], wanted[0], TOLERANCE[DTYPE])
-
-
-def assert_close(result: Tensor, expected: Tensor, tolerance: float) -> None:
-    error = (result - expected).abs().max() / expected.abs().max()
-    assert error <= tolerance, f"differs from its naive twin by {error:.1e} of its largest value"
+    for what, error in twin_errors(attention, x).items():
+        assert error <= TOLERANCE["float32"], f"the {what} differs from the naive twin's by {error:.1e} of its largest"
+    exact, timed = (run(attention, x.detach(), dtype)[0].float() for dtype in ("float32", DTYPE))
+    error = ((timed - exact).abs().max() / exact.abs().max()).item()
+    assert error <= TOLERANCE[DTYPE], f"differs in {DTYPE} by {error:.1e} of its largest value"

@@ -1,119 +1,202 @@
-"""Every attention equals its naive twin, forward and backward, at even and odd sizes; closed forms and edge rules."""
+"""Attentions: found by being there, equal to their twins, what each of them promises, and the edges of their rules."""
 
 import itertools
+import re
+import subprocess
+import sys
 
 import pytest
 import torch
 
-from dualformer.attention import (
-    ATTENTIONS,
-    Attention,
-    AttentionConfig,
-    GlobalPyramidAttention,
-    LocalWindowAttention,
-    check_pattern,
-    factorise,
-    window_partition,
-)
+from dualformer import attention
+from dualformer.attention import find, letters
+from dualformer.attention.base import Attention, Place
+from dualformer.attention.global_pyramid import GlobalPyramidAttention
+from dualformer.attention.local_window import LocalWindowAttention
+from dualformer.attention.patterns import check_pattern, symbols
+from dualformer.attention.pooling import factorise
+from dualformer.attention.shifted_window import ShiftedWindowAttention
+from dualformer.attention.windows import even_windows
+from dualformer.checking import CHECKS, GRIDS, TOLERANCE, build, examples, tokens, twin_errors
 from dualformer.config import ConfigError
-from dualformer.reference import NAIVE, naive
+from dualformer.reference import naive, num_twins
 
-GRIDS = {
-    "even": (4, 6, 6),
-    "odd": (5, 7, 3),
-    "prime": (3, 11, 5),
-    "flat": (1, 9, 9),
-    "smaller_than_window": (2, 2, 3),
-}
-VARIANTS = {
-    "plain": {},
-    "no_qkv_bias": {"qkv_bias": False},
-    "relative": {"relative_bias": True},
-    "coarse_too": {"coarse_size": (2, 2, 1)},
-    "coarse_only": {"fine_size": None, "coarse_size": (2, 1, 1)},
-    "no_level": {"fine_size": None},
-    "separate_kv": {"coarse_size": (2, 2, 1), "share_kv": False},
-    "average": {"coarse_size": (2, 2, 1), "pooling": "average"},
-    "max": {"pooling": "max"},
-}
-RELEVANT = {"relative": "LS", "plain": "LSGDF", "no_qkv_bias": "LSGDF"}  # the others change the pyramid alone
-
-
-def build(letter, grid, **changes):
-    torch.manual_seed(0)
-    config = AttentionConfig(
-        dim=12, num_heads=3, grid=grid, **({"window_size": (2, 3, 3), "fine_size": (2, 3, 3)} | changes)
-    )
-    return ATTENTIONS[letter](config).double().eval()
+SLOW = {"export", "compile"}
+every_letter = pytest.mark.parametrize("letter", letters())
 
 
 def cases():
-    for variant, grid in itertools.product(VARIANTS, GRIDS):
-        for letter in RELEVANT.get(variant, "G"):
-            yield pytest.param(letter, GRIDS[grid], VARIANTS[variant], id=f"{letter}-{grid}-{variant}")
+    for letter in letters():
+        for (example, fields), grid in itertools.product(examples(letter).items(), GRIDS):
+            yield pytest.param(letter, GRIDS[grid], fields, id=f"{letter}-{grid}-{example}")
 
 
-@pytest.mark.parametrize(("letter", "grid", "changes"), cases())
-def test_equals_its_naive_twin_forward_and_backward(letter, grid, changes):
-    module = build(letter, grid, **changes)
-    x = torch.randn(2, *grid, 12, dtype=torch.float64, requires_grad=True)
-    weights = torch.randn_like(x)
-    results = []
-    for context in (lambda m: torch.enable_grad(), naive):
-        with context(module):
-            out = module(x)
-        # Logits of a single key have no gradient, so an unused parameter is a zero here.
-        grads = torch.autograd.grad((out * weights).sum(), [x, *module.parameters()], allow_unused=True)
-        results.append([out, *(torch.zeros(1) if g is None else g for g in grads)])
-    for fast, slow in zip(*results):
-        torch.testing.assert_close(fast, slow, rtol=1e-9, atol=1e-11, check_dtype=False)
+@pytest.mark.parametrize(("letter", "grid", "fields"), cases())
+def test_equals_its_naive_twin_forward_and_backward(letter, grid, fields):
+    module = build(letter, grid, **fields).double()
+    errors = twin_errors(module, tokens(module))
+    assert {"output", "gradient of input", "gradient of proj.weight"} < set(errors)
+    assert {name: error for name, error in errors.items() if not error <= TOLERANCE[torch.float64]} == {}
 
 
-def test_every_letter_has_a_naive_twin():
-    assert set(NAIVE) == set(ATTENTIONS.values())
+@every_letter
+@pytest.mark.parametrize(
+    "check",
+    [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in CHECKS if name != "twin"],
+)
+def test_keeps_what_every_attention_promises(letter, check):
+    CHECKS[check](letter)
 
 
-@pytest.mark.parametrize("letter", sorted(ATTENTIONS))
+@every_letter
 def test_naive_context_restores_the_fast_path(letter):
     module = build(letter, (4, 6, 6))
+    assert num_twins(module) == 1
     with pytest.raises(RuntimeError, match="stop"), naive(module):
-        assert "forward" in vars(module)
+        assert module.forward == module.naive
         raise RuntimeError("stop")
     assert "forward" not in vars(module)
 
 
-def test_window_partition_is_published_where_it_divides_and_even_elsewhere():
-    assert window_partition((16, 56, 56), (8, 7, 7)) == ((2, 8, 8), (8, 7, 7))
-    assert window_partition((12, 8, 3), (8, 7, 7)) == ((2, 2, 1), (6, 4, 3))
+def test_naive_context_puts_back_a_forward_that_was_there_before():
+    module = build("F", (2, 2, 2))
+    module.forward = lambda x: x + 1
+    mine = module.forward
+    with naive(module), naive(module):
+        assert module.forward == module.naive
+    assert module.forward is mine
+
+
+def test_a_run_imports_the_letters_that_it_uses_and_no_other():
+    code = (
+        "import sys, dualformer; dualformer.create_model('dualformer_tiny', attention='FD', num_frames=2, crop_size=32)"
+    )
+    code += "; print(*[name for name in sys.modules if name.startswith('dualformer.attention.')])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    imported = {name.rpartition(".")[2] for name in done.stdout.split()}
+    assert {"full", "divided"} <= imported
+    assert not imported & {"local_window", "shifted_window", "global_pyramid"}
+
+
+def plant(folder, name="planted", line='letter = "W"', **attributes):
+    """A file with a minimal attention."""
+    text = (
+        "from dualformer.attention.full import FullAttention\n\n\n"
+        f'class Planted(FullAttention):\n    """Full attention under another letter."""\n\n    {line}\n'
+    )
+    for attribute, value in {"words": "planted", **attributes}.items():
+        text += f"    {attribute} = {value!r}\n"
+    (folder / f"{name}.py").write_text(text)
+
+
+def test_a_planted_file_is_found_and_forgotten(tmp_path):
+    plant(tmp_path, line="letter: str = 'W'  # of planted")
+    before = letters()
+    with attention.also_in(tmp_path):
+        assert set(letters()) == {*before, "W"}
+        assert find("W").words == "planted"
+        assert symbols("W12W") == ("W12", "W")
+    assert letters() == before
+    assert not [name for name in sys.modules if "planted" in name]
+    with pytest.raises(ConfigError, match="unknown letter 'W'; valid: "):
+        find("W")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'letter = "w"',
+        'letter = "WW"',
+        'letter = ""',
+        "letter = W",
+        "letter = 5",
+        'letter = "W" + ""',
+        "letter = \"W'",
+        'letter: str = "1"',
+    ],
+)
+def test_a_malformed_letter_is_named_with_its_file(tmp_path, line):
+    plant(tmp_path, line=line)
+    with attention.also_in(tmp_path), pytest.raises(ConfigError, match=r"planted\.py: letter = .* one capital letter"):
+        letters()
+
+
+def test_two_files_with_one_letter_are_both_named(tmp_path):
+    plant(tmp_path, "one")
+    plant(tmp_path, "other")
+    with attention.also_in(tmp_path), pytest.raises(ConfigError, match=r"the letter 'W': .*one\.py and .*other\.py"):
+        letters()
+
+
+def test_a_file_that_cannot_be_imported_hurts_its_letter_alone(tmp_path):
+    (tmp_path / "broken.py").write_text('import torch.missing\n\n\nclass Broken:\n    letter = "W"\n')
+    with attention.also_in(tmp_path):
+        assert find("F").letter == "F"
+        with pytest.raises(ConfigError, match=r"attention 'W': .*broken\.py can't be imported: ModuleNotFoundError"):
+            find("W")
+
+
+def test_a_file_without_its_class_is_named(tmp_path):
+    (tmp_path / "empty.py").write_text('letter = "W"\n')
+    with attention.also_in(tmp_path), pytest.raises(ConfigError, match=r"empty\.py says letter 'W' and has 0 classes"):
+        find("W")
+
+
+def test_a_letter_needs_words():
+    with pytest.raises(TypeError, match="Wordless has the letter 'W' and no `words`"):
+        type("Wordless", (LocalWindowAttention,), {"letter": "W"})
+
+
+@pytest.mark.parametrize("missing", ["macs", "naive", "forward"])
+def test_an_attention_without_cost_or_twin_can_not_be_made(missing):
+    methods = {name: lambda self, x=None: x for name in ("macs", "naive", "forward") if name != missing}
+    incomplete = type("Incomplete", (Attention,), methods)
+    with pytest.raises(TypeError, match=missing):
+        incomplete(Place(dim=12, num_heads=3, grid=(2, 2, 2)))
+
+
+def test_options_of_another_attention_are_refused():
+    place = Place(dim=12, num_heads=3, grid=(2, 2, 2))
+    with pytest.raises(TypeError, match=r"LocalWindowAttention was given GlobalPyramidAttention\.Options"):
+        LocalWindowAttention(place, GlobalPyramidAttention.Options())
+
+
+def test_windows_are_published_where_those_divide_and_even_elsewhere():
+    assert even_windows((16, 56, 56), (8, 7, 7)) == ((2, 8, 8), (8, 7, 7))
+    assert even_windows((12, 8, 3), (8, 7, 7)) == ((2, 2, 1), (6, 4, 3))
     for size, limit in itertools.product(range(1, 40), range(1, 12)):
-        (count, *_), (length, *_) = window_partition((size, 1, 1), (limit, 1, 1))
+        (count, *_), (length, *_) = even_windows((size, 1, 1), (limit, 1, 1))
         assert length <= limit
         assert (count - 1) * length < size <= count * length
 
 
-def test_no_token_leaves_its_window():
-    module = build("L", (4, 6, 6))
+def moved_tokens(cls):
+    """How many tokens of a 4x6x6 grid change with the first one, in windows of 2x3x3."""
+    torch.manual_seed(0)
+    place = Place(dim=12, num_heads=3, grid=(4, 6, 6))
+    module = cls(place, cls.Options(window_size=(2, 3, 3))).double().eval()
     x = torch.randn(1, 4, 6, 6, 12, dtype=torch.float64)
     changed = x.clone()
     changed[0, 0, 0, 0] += 1.0
-    moved = (module(x) != module(changed)).any(dim=-1)[0]
+    return (module(x) != module(changed)).any(dim=-1)[0]
+
+
+def test_no_token_leaves_its_window():
+    moved = moved_tokens(LocalWindowAttention)
     assert moved[:2, :3, :3].all()
     assert moved.sum() == 2 * 3 * 3
 
 
 def test_shifted_windows_do_not_attend_across_the_border():
-    module = build("S", (4, 6, 6))
-    x = torch.randn(1, 4, 6, 6, 12, dtype=torch.float64)
-    changed = x.clone()
-    changed[0, 0, 0, 0] += 1.0
-    moved = (module(x) != module(changed)).any(dim=-1)[0]
+    moved = moved_tokens(ShiftedWindowAttention)
     assert moved[:1, :1, :1].all()
     assert moved.sum() == 1
 
 
 @pytest.mark.parametrize("grid", [(5, 7, 3), (16, 14, 14)])
 def test_pyramid_sees_every_token(grid):
-    module = build("G", grid, coarse_size=(2, 2, 2))
+    options = GlobalPyramidAttention.Options(fine_size=(2, 3, 3), coarse_size=(2, 2, 2))
+    module = GlobalPyramidAttention(Place(dim=12, num_heads=3, grid=grid), options).double().eval()
     x = torch.randn(1, *grid, 12, dtype=torch.float64, requires_grad=True)
     fine, coarse = module.pyramid(x)
     (seen,) = torch.autograd.grad(fine.sum(), x)
@@ -136,9 +219,10 @@ def test_coarse_cells_factorise(kernel, expected):
 
 def test_pyramid_of_the_published_stages():
     def sizes(grid, fine, coarse):
-        config = AttentionConfig(dim=8, num_heads=1, grid=grid, fine_size=fine, coarse_size=coarse)
+        options = GlobalPyramidAttention.Options(fine_size=fine, coarse_size=coarse)
         with torch.device("meta"):
-            return {name: level.size for name, level in GlobalPyramidAttention(config).levels.items()}
+            levels = GlobalPyramidAttention(Place(dim=8, num_heads=1, grid=grid), options).levels
+        return {name: level.size for name, level in levels.items()}
 
     assert sizes((16, 56, 56), (8, 7, 7), (4, 4, 4)) == {"fine": (8, 7, 7), "coarse": (4, 4, 4)}
     assert sizes((8, 56, 56), (8, 7, 7), (4, 4, 4)) == {"fine": (8, 7, 7), "coarse": (4, 4, 4)}
@@ -146,32 +230,35 @@ def test_pyramid_of_the_published_stages():
     assert sizes((32, 7, 7), (16, 7, 7), None) == {"fine": (16, 7, 7)}
 
 
-def test_attention_dropout_acts_in_training_only():
-    module = build("L", (4, 6, 6), attention_dropout=0.5)
-    x = torch.randn(1, 4, 6, 6, 12, dtype=torch.float64)
-    assert torch.equal(module(x), module(x))
-    module.train()
-    assert not torch.equal(module(x), module(x))
-
-
-def test_bad_patterns_and_heads_are_named():
-    with pytest.raises(ConfigError, match="unknown letter 'l'; did you mean 'L'"):
-        check_pattern("Gl")
-    with pytest.raises(ConfigError, match="empty"):
-        check_pattern("")
-    with pytest.raises(ConfigError, match="12 channels can't be split over 5 heads"):
-        AttentionConfig(dim=12, num_heads=5, grid=(2, 2, 2))
-
-
 def test_unmasked_windows_need_no_mask():
-    config = AttentionConfig(dim=8, num_heads=1, grid=(16, 14, 14))
-    assert LocalWindowAttention(config).bias(batch=2) is None
+    place = Place(dim=8, num_heads=1, grid=(16, 14, 14))
+    assert LocalWindowAttention(place).bias(batch=2) is None
 
 
-def test_an_attention_without_a_cost_can_not_be_made():
-    class Free(Attention):
-        def forward(self, x):
-            return x
+def test_patterns_are_rows_of_symbols():
+    assert symbols("LG") == ("L", "G")
+    assert symbols("L1L22GL") == ("L1", "L22", "G", "L")
 
-    with pytest.raises(TypeError, match="macs"):
-        Free(AttentionConfig(dim=12, num_heads=3, grid=(2, 2, 2)))
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        ("Gl", "unknown letter 'l'; did you mean 'L'"),
+        ("", f"empty; it is a pattern of the letters {', '.join(letters())}"),
+        ("1L", "starts with a number"),
+        ("L G", "unknown letter ' '"),
+        ("L\n", "unknown letter '\n'"),
+    ],
+)
+def test_bad_patterns_are_named(pattern, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        check_pattern(pattern)
+
+
+def test_bad_places_and_options_are_named():
+    with pytest.raises(ConfigError, match="12 channels can't be split over 5 heads"):
+        Place(dim=12, num_heads=5, grid=(2, 2, 2))
+    with pytest.raises(ConfigError, match="window_size must be positive"):
+        LocalWindowAttention.Options(window_size=(0, 7, 7))
+    with pytest.raises(ConfigError, match="coarse_size must be positive"):
+        GlobalPyramidAttention.Options(coarse_size=(1, 0, 1))

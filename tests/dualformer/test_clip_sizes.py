@@ -8,7 +8,8 @@ import torch
 from torch.nn import functional
 
 from dualformer import create_model
-from dualformer.attention import GlobalPyramidAttention, LocalWindowAttention
+from dualformer.attention.global_pyramid import GlobalPyramidAttention
+from dualformer.attention.local_window import LocalWindowAttention
 from dualformer.registry import model_config
 
 REDUCED = {"embed_dims": (8, 16, 16, 16), "depths": (2, 2, 2, 2), "num_heads": (1, 2, 2, 2), "num_classes": 5}
@@ -154,9 +155,9 @@ def attentions(**changes):
 def test_windows_and_kernels_are_the_published_ones_where_those_divide(num_frames, crop_size):
     divided = 0
     for stage, (local, pyramid) in enumerate(attentions(num_frames=num_frames, crop_size=crop_size)):
-        grid = local.config.grid
+        grid = local.place.grid
         assert isinstance(local, LocalWindowAttention) and isinstance(pyramid, GlobalPyramidAttention)
-        assert (local.window, local.counts, local.regions) == (WINDOW, floored(grid, WINDOW), None)
+        assert (local.layout.window, local.layout.counts, local.regions) == (WINDOW, floored(grid, WINDOW), None)
         if any(size % cells for size, cells in zip(grid, FINE[stage])):
             continue
         divided += 1
@@ -206,8 +207,8 @@ def test_every_pixel_counts_and_the_grid_follows_the_rule(num_frames, crop_size,
 )
 def test_windows_and_pyramids_stay_within_the_published_sizes(num_frames, crop_size):
     for stage, (local, pyramid) in enumerate(attentions(num_frames=num_frames, crop_size=crop_size)):
-        grid = local.config.grid
-        for size, window, count, largest in zip(grid, local.window, local.counts, WINDOW):
+        grid = local.place.grid
+        for size, window, count, largest in zip(grid, local.layout.window, local.layout.counts, WINDOW):
             assert window <= largest
             assert count == math.ceil(size / largest)
             assert count * window - size < count, "windows are as even as possible"

@@ -1,12 +1,17 @@
 """DualFormer's network: config errors, clip sizes, ablation switches, gradients, numerics of its options."""
 
+import copy
+import json
 import math
+import pickle
+import re
 
 import pytest
 import torch
 
-from dualformer import ConfigError, create_model
-from dualformer.model import DropPath, DualFormerConfig
+from dualformer import ConfigError, count_macs, create_model, load_weights
+from dualformer.layers import DropPath
+from dualformer.model import DualFormerConfig
 from dualformer.registry import model_config
 
 SMALL = {
@@ -32,7 +37,7 @@ def clip_for(model, batch=2):
 @pytest.mark.parametrize("pattern", ["LG", "LL", "LS", "GG", "DD", "FF", "LGSDF"])
 def test_pattern_repeats_over_the_blocks_of_every_stage(pattern):
     model = small(attention=pattern, depths=(3, 1, 2, 2))
-    kinds = [[type(block.attn).__name__[0] for block in stage.blocks] for stage in model.stages]
+    kinds = [[block.attn.letter for block in stage.blocks] for stage in model.stages]
     expected = [[letter for letter in (pattern * 3)[:depth]] for depth in (3, 1, 2, 2)]
     assert kinds == expected
     logits = model(clip_for(model))
@@ -42,7 +47,7 @@ def test_pattern_repeats_over_the_blocks_of_every_stage(pattern):
 
 def test_every_stage_may_have_a_pattern_of_its_own():
     model = small(attention="LS,G,DF,L", depths=(3, 1, 2, 2))
-    kinds = ["".join(type(block.attn).__name__[0] for block in stage.blocks) for stage in model.stages]
+    kinds = ["".join(block.attn.letter for block in stage.blocks) for stage in model.stages]
     assert kinds == ["LSL", "G", "DF", "LL"]
     assert torch.isfinite(model(clip_for(model))).all()
 
@@ -150,3 +155,134 @@ def test_gradient_checkpointing_changes_no_gradient():
         gradients.append([p.grad for p in model.parameters()])
     for plain, recomputed in zip(*gradients):
         torch.testing.assert_close(plain, recomputed)
+
+
+def test_norm_eps_is_that_of_every_layer_norm():
+    model, other = small(attention="LGD"), small(attention="LGD", norm_eps=0.5)
+    norms = [module for module in other.modules() if isinstance(module, torch.nn.LayerNorm)]
+    assert len(norms) > 2 * 6
+    assert {norm.eps for norm in norms} == {0.5}
+    clip = clip_for(model)
+    assert not torch.allclose(model.eval()(clip), other.eval()(clip))
+
+
+def windows(model):
+    return [[block.attn.options.window_size for block in stage.blocks] for stage in model.stages]
+
+
+def test_options_go_from_the_letter_to_the_network_to_the_symbol():
+    model = small(
+        attention="L1L2",
+        depths=(2, 1, 2, 1),
+        window_size=(4, 4, 4),
+        attention_options={"L": {"relative_bias": True, "window_size": [2, 2, 2]}, "L2": {"window_size": [1, 3, 3]}},
+    )
+    assert windows(model) == [[(2, 2, 2), (1, 3, 3)], [(2, 2, 2)], [(2, 2, 2), (1, 3, 3)], [(2, 2, 2)]]
+    assert all(block.attn.options.relative_bias for stage in model.stages for block in stage.blocks)
+    assert windows(small(attention="L", window_size=(4, 4, 4)))[0] == [(4, 4, 4)] * 2
+    assert torch.isfinite(model(clip_for(model))).all()
+
+
+def test_network_fields_speak_for_every_letter_that_has_the_option():
+    model = small(attention="LG", depths=(2, 2, 2, 2), pooling="max", share_kv=False, position="relative")
+    for stage, (local, pyramid) in enumerate([block.attn for block in stage.blocks] for stage in model.stages):
+        assert local.options == type(local).Options(relative_bias=True)
+        assert pyramid.options == type(pyramid).Options(
+            fine_size=model.config.fine_sizes[stage],
+            coarse_size=model.config.coarse_sizes[stage],
+            pooling="max",
+            share_kv=False,
+        )
+
+
+def test_a_config_with_options_is_frozen_hashable_and_rebuilds_the_model():
+    options = {"L2": {"window_size": [1, 3, 3]}, "G": {"pooling": "max"}}
+    model = small(attention="L1L2G", depths=(3, 3, 3, 3), attention_options=options)
+    config = model.config
+    fields = json.loads(json.dumps(config.to_dict()))
+    assert fields["attention_options"] == options
+    again = create_model(**fields)
+    assert again.config == config and hash(again.config) == hash(config)
+    assert {config: 1}[DualFormerConfig.from_dict(fields)] == 1
+    assert copy.deepcopy(config) == pickle.loads(pickle.dumps(config)) == config
+    assert config != config.changed(attention_options={"G": {"pooling": "average"}})
+    with pytest.raises(TypeError):
+        config.attention_options["L2"]["window_size"] = (1, 1, 1)
+    again.load_state_dict(model.state_dict())
+
+
+def test_cost_follows_the_options():
+    plain = model_config("dualformer_tiny", attention="L1L2")
+    wider = plain.changed(attention_options={"L2": {"window_size": (8, 14, 14)}})
+    whole = plain.changed(window_size=(8, 14, 14))
+    costs = [config.matrix_work(include_head=False) for config in (plain, wider, whole)]
+    assert costs == sorted(set(costs))
+    for config, cost in zip((plain, wider, whole), costs):
+        assert count_macs(config.build()).matrix_work == cost
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"F": {}}, "attention_options: no block uses 'F'; valid: G, L"),
+        ({"L1": {}}, "attention_options: no block uses 'L1'; did you mean 'L'"),
+        ({"L": {"window": 3}}, "attention_options.L: window attention has no option 'window'; did you mean 'window_si"),
+        ({"L": {"window_size": 3}}, "attention_options.L.window_size: Input should be a valid array"),
+        ({"L": {"window_size": [3, "3", 3]}}, "attention_options.L.window_size.1: Input should be a valid integer"),
+        ({"L": {"window_size": [0, 3, 3]}}, "attention_options.L: window_size must be positive, got (0, 3, 3)"),
+        ({"G": {"pooling": "mean"}}, "attention_options.G.pooling: Input should be 'conv', 'average' or 'max'"),
+        ({"L": 3}, "attention_options.L: Input should be an object (got 3)"),
+        (3, "attention_options: Input should be an object (got 3)"),
+    ],
+    ids=str,
+)
+def test_bad_options_are_named(options, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        small(depths=(2, 2, 2, 2), attention_options=options)
+
+
+def test_a_letter_without_options_says_so():
+    with pytest.raises(ConfigError, match=r"attention_options\.F: full attention has no option 'size'; it has none"):
+        small(attention="F", attention_options={"F": {"size": 3}})
+
+
+FIVE = {
+    "embed_dims": (8, 8, 8, 16, 16),
+    "depths": (2, 1, 1, 1, 2),
+    "num_heads": (1, 1, 2, 2, 2),
+    "fine_sizes": (*((2, 3, 3),) * 4, (1, 1, 1)),
+    "coarse_sizes": ((1, 2, 2), None, None, None, None),
+    "window_size": (2, 2, 2),
+    "position": "relative",
+    "attention": "LG,L,G,LG,GL",
+}
+
+
+def test_any_number_of_stages_is_built_counted_and_interpolated():
+    trained = small(**FIVE, crop_size=(96, 160), num_frames=8)
+    assert trained(clip_for(trained)).shape == (2, 5)
+    count = count_macs(trained)
+    assert count.matrix_work == trained.config.matrix_work(include_head=False)
+    longer = small(**FIVE, crop_size=(96, 96), num_frames=2)
+    names = {name for name, value in longer.state_dict().items() if value.shape != trained.state_dict()[name].shape}
+    assert any(name.startswith("stages.4.") and name.endswith("bias_table") for name in names)
+    report = load_weights(longer, trained.state_dict(), interpolate={"crop_size": (96, 160), "num_frames": 8})
+    assert {note.split()[0] for note in report.notes} == names
+    assert torch.isfinite(longer(clip_for(longer))).all()
+
+
+def test_tables_of_one_letter_with_two_windows_are_interpolated_each_by_its_own():
+    fields = {
+        "attention": "L1L2",
+        "depths": (2, 2, 2, 2),
+        "attention_options": {"L": {"relative_bias": True}, "L1": {"window_size": (2, 2, 2)}},
+    }
+    trained, shorter = small(**fields, num_frames=8), small(**fields, num_frames=2)
+    with torch.no_grad():
+        for name, value in trained.named_parameters():
+            if name.endswith("bias_table"):
+                value.copy_(torch.full_like(value, 0.7))
+    load_weights(shorter, trained.state_dict(), interpolate={"num_frames": 8})
+    tables = [value for name, value in shorter.named_parameters() if name.endswith("bias_table")]
+    assert len({len(table) for table in tables}) > 1
+    assert all(torch.allclose(table, torch.full_like(table, 0.7)) for table in tables)

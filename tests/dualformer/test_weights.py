@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional
 
 from dualformer import ConfigError, create_model
-from dualformer.attention import LocalWindowAttention
+from dualformer.attention.local_window import LocalWindowAttention
 from dualformer.weights import WeightsError, load_weights
 from tests.helpers.golden_values import LIBRARIES, golden, library_model, ruled_state
 
@@ -363,8 +363,8 @@ def test_pooling_kernels_of_dualformer_keep_what_they_sum_to():
             before, after = (m.stages[stage].blocks[1].attn.levels[level] for m in (trained, model))
             channels = torch.randn(1, 8, 1, 1, 1)
             with torch.inference_mode():
-                expected = before(channels.expand(-1, -1, *before.config.grid))
-                got = after(channels.expand(-1, -1, *after.config.grid))
+                expected = before(channels.expand(-1, -1, *before.grid))
+                got = after(channels.expand(-1, -1, *after.grid))
             torch.testing.assert_close(got, expected[:, :, :1, :1, :1].expand_as(got), rtol=1e-4, atol=1e-4)
 
 
@@ -531,4 +531,4 @@ def test_windows_of_the_image_model_are_those_of_the_paper():
     """The property above would be empty if the small windows were the whole map."""
     attention = small("dualformer_tiny", num_frames=32, crop_size=224).stages[0].blocks[0].attn
     assert isinstance(attention, LocalWindowAttention)
-    assert attention.counts == (2, 8, 8)
+    assert attention.layout.counts == (2, 8, 8)

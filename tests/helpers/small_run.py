@@ -6,8 +6,11 @@ import json
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from sweeps.run_config import RunConfig
+from sweeps.run_context import RunContext
+from sweeps.training.processes import ALONE, Team
 from tests.helpers.videos import write_video
 
 MODEL = {
@@ -56,3 +59,8 @@ def prepare_run(folder: Path, config: RunConfig) -> Path:
     run_dir.mkdir(parents=True)
     (run_dir / "config.json").write_text(json.dumps(config.to_dict()))
     return run_dir
+
+
+def context_of(config: RunConfig, folder: Path = Path("unused"), team: Team = ALONE, device: str = "cpu") -> RunContext:
+    """The context of a run that a test calls parts of."""
+    return RunContext(config, torch.device(device), Path(folder), team)

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from dualformer.results import layout
+
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 PROVENANCE = {
     "commit": COMMIT,
@@ -40,19 +42,19 @@ def write_run(
     """Writes one run's folder; `result=None` leaves it unfinished."""
     folder = runs / run_id
     folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps(config))
-    (folder / "provenance.json").write_text(json.dumps({**PROVENANCE, **provenance}))
+    (folder / layout.CONFIG).write_text(json.dumps(config))
+    (folder / layout.PROVENANCE).write_text(json.dumps({**PROVENANCE, **provenance}))
     if result is not None:
         record = {"schema_version": 1, "run_id": run_id, "status": "ok", "reason": "", **result}
-        (folder / "result.json").write_text(json.dumps(record))
+        (folder / layout.RESULT).write_text(json.dumps(record))
 
 
 def write_grid(runs: Path, grid: str, differs: dict[str, dict[str, Any]]) -> None:
-    """Writes a grid's manifest; `differs` maps each run id to the fields that make it differ from the others."""
+    """Writes a grid's launch record; `differs` maps each run id to the fields that make it differ from the others."""
     runs.mkdir(parents=True, exist_ok=True)
     listed = [{"run_id": run_id, "differs": fields} for run_id, fields in differs.items()]
-    manifest = {"grid": grid, "text": "base: {}\n", "commit": COMMIT, "runs": listed}
-    (runs / f"{grid}.grid.json").write_text(json.dumps(manifest))
+    record = {"grid": grid, "text": "base: {}\n", "commit": COMMIT, "runs": listed}
+    (runs / f"{grid}{layout.LAUNCH_RECORD}").write_text(json.dumps(record))
 
 
 def config(attention: str | None, *, name: str = "dualformer_tiny", frames: int = 8, side: Any = 32) -> dict[str, Any]:

@@ -16,12 +16,13 @@ from torch import nn
 from sweeps import run as worker
 from sweeps.launching import launcher
 from sweeps.run_config import RunConfig
+from sweeps.run_context import RunContext
 from sweeps.training import processes
 from sweeps.training.evaluation import predict
 from sweeps.training.learner import Learner
 from sweeps.training.loop import train
-from sweeps.training.metrics import score
 from sweeps.training.processes import Team
+from sweeps.training.scoring import score
 
 CPU = torch.device("cpu")
 
@@ -35,7 +36,7 @@ def predictions(config: str, out: str) -> None:
             model = worker.build_model(settings.changed(seed=team.rank), num_classes=len(held_out.classes))
             sizes = []
             model.register_forward_hook(lambda module, args, logits, sizes=sizes: sizes.append(len(logits)))
-            found, _ = predict(model, held_out, settings.evaluate, CPU, team)
+            found, _ = predict(model, held_out, RunContext(settings, CPU, Path(out).parent, team))
             clips = team.sum(sum(sizes))
             if team.leads:
                 saved = {"probabilities": found.probabilities, "files": found.files, "unread": found.unread}
@@ -68,7 +69,7 @@ def resumed(config: str, out: str) -> None:
                 train_set, held_out = worker.build_datasets(settings, worker.chosen_model(settings))
                 model = worker.build_model(settings, num_classes=len(train_set.classes))
                 with contextlib.suppress(KeyboardInterrupt), _stopped_before(stop):
-                    train(model, train_set, settings, CPU, run_dir, team, held_out)
+                    train(model, train_set, RunContext(settings, CPU, run_dir, team), held_out)
             torch.save(model.state_dict(), run_dir / f"process.{team.rank}.pt")
 
 

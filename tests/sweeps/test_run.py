@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import sys
 
 import pytest
 import torch
@@ -44,6 +45,7 @@ def test_a_run_leaves_a_whole_row_with_its_circumstances(root, tmp_path, monkeyp
     assert result.throughput_clips_per_s > 0
     assert result.peak_mem_gib > 0
     assert result.flags == json.loads((run_dir / "measurement.json").read_text())["flags"]
+    assert result.gate == json.loads((run_dir / "measurement.json").read_text())["gate"]["compared_with"] == "twins"
     assert result.compile_s is None, "nothing was compiled"
     assert result.roofline_ms > 0
     assert result.train_gmacs_per_clip == count_training_macs(model).total / 1e9 > 2 * result.gmacs_per_view
@@ -126,6 +128,29 @@ def test_what_is_raised_inside_becomes_status_and_reason(root, tmp_path, monkeyp
     assert result.reason.startswith(reason)
     assert result.gmacs_per_view > 0, "what was found before the failure is kept"
     assert result.top1 is None
+
+
+@pytest.mark.parametrize(
+    "breaks",
+    [
+        lambda patch: patch.setitem(sys.modules, "torchmetrics.functional.classification", None),
+        lambda patch: patch.setattr(
+            "torchmetrics.functional.classification.multiclass_calibration_error",
+            lambda *args: (_ for _ in ()).throw(RuntimeError("operator torchvision::nms does not exist")),
+        ),
+        lambda patch: patch.setattr(
+            "torchmetrics.functional.classification.multiclass_stat_scores", lambda *args, **kwargs: torch.zeros(5)
+        ),
+    ],
+    ids=["gone", "broken", "other"],
+)
+def test_what_evaluation_needs_is_tried_before_anything_is_trained(root, tmp_path, monkeypatch, breaks):
+    breaks(monkeypatch)
+    monkeypatch.setattr(worker, "train", lambda *args: pytest.fail("was trained"))
+    monkeypatch.setattr(worker, "measure", lambda *args, **kwargs: pytest.fail("was timed"))
+    _, result = run(small_config(root), tmp_path)
+    assert result.status == "error"
+    assert re.match("nothing here can score predictions: |predictions without a mistake are scored", result.reason)
 
 
 def test_a_result_that_can_not_be_written_leaves_the_run_unfinished(root, tmp_path, monkeypatch):

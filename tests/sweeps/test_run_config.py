@@ -7,7 +7,7 @@ import pytest
 
 from analysis.compare import CompareError, Side, compare
 from dualformer import registry
-from dualformer.config import Config, ConfigError, flatten, irrelevant, nest
+from dualformer.config import IRRELEVANT, Config, ConfigError, flatten, irrelevant, nest
 from dualformer.config_fields import fields_of
 from sweeps import run_config
 from sweeps.run_config import RunConfig
@@ -59,6 +59,7 @@ OTHER = {
     "train.token_labels.overrides": {"dropout": 0.1},
     "train.log_to": ["tensorboard"],
     "evaluate.average": "score",
+    "evaluate.num_crops": 3,
     "measure.precision": "bfloat16",
     "measure.compile": "blocks",
     "measure.attention_backend": "math",
@@ -98,9 +99,18 @@ def _pair(path: str) -> tuple[RunConfig, RunConfig]:
     return start, start.changed(**nest({path: _changed(path, flatten(start.to_dict())[path])}))
 
 
-def _row(config: RunConfig) -> dict[str, Any]:
+def _row(config: RunConfig, run_id: str) -> dict[str, Any]:
     chosen = {name: value for name, value in flatten(config.to_dict()).items() if value not in (None, {})}
-    return {**chosen, "run_id": config.run_id, "status": "ok", "schema_version": 1, "latency_ms_p50": 1.0}
+    return {**chosen, "run_id": run_id, "status": "ok", "schema_version": 1, "latency_ms_p50": 1.0}
+
+
+def _told_apart(rows: list[dict[str, Any]], across: list[str]) -> bool:
+    """Whether `compare` sees no pair in a row of A and one of B."""
+    try:
+        compare(*(Side(name, [row], {}) for name, row in zip("AB", rows)), across=across)
+    except CompareError:
+        return True
+    return False
 
 
 @pytest.mark.parametrize("path", [field.path for field in run_config.describe_fields()])
@@ -109,14 +119,24 @@ def test_a_field_is_in_the_identity_exactly_where_compare_tells_runs_apart_by_it
     assert one != other
     across = {"threads": ["threads"], "measure.precision": ["precision"], "measure.batch_size": ["batch"]}
     conditions = ["device", *(name for names in across.values() for name in names if path not in across)]
-    sides = [Side(name, [_row(config)], {}) for name, config in (("A", one), ("B", other))]
-    try:
-        compare(*sides, across=[] if path in (*across, "device") else conditions)
-        told_apart = False
-    except CompareError:
-        told_apart = True
+    rows = [_row(config, run_id) for config, run_id in ((one, "a" * 12), (other, "b" * 12))]
+    told_apart = _told_apart(rows, across=[] if path in (*across, "device") else conditions)
     assert told_apart == (one.run_id != other.run_id)
     assert told_apart == (path not in run_config.irrelevant_fields())
+
+
+def test_what_only_says_how_a_run_is_watched_is_irrelevant():
+    watched = {"log_every", "log_to", "save_every", "keep_checkpoints", "evaluate_every", "num_workers"}
+    others = {"data.time_limit_s", "evaluate.num_workers", "resources.nodes", "resources.time_min"}
+    assert {f"train.{name}" for name in watched} | others <= run_config.irrelevant_fields()
+
+
+def test_compare_joins_spellings_of_one_run_and_numbers_as_other_programs_save_them():
+    config = RunConfig()
+    other = config.changed(model={"num_frames": 32})
+    assert not _told_apart([_row(config, config.run_id), _row(other, other.run_id)], across=[])
+    saved = {**_row(config, "b" * 12), "train.batch_size": 32.0, "data.embedded.noise": 5}
+    assert not _told_apart([_row(config, "a" * 12), saved], across=[])
 
 
 def test_spellings_of_one_network_are_one_run():
@@ -139,7 +159,9 @@ def test_an_edited_default_of_a_model_makes_a_new_run(monkeypatch):
     teacher = RunConfig().changed(train={"token_labels": {"teacher": "dualformer_tiny"}}, model={"name": "vivit_base"})
     teacher_before = teacher.run_id
     published = registry.model_config
-    monkeypatch.setattr(registry, "model_config", lambda name, **changes: published(name, **{"dropout": 0.4, **changes}))
+    monkeypatch.setattr(
+        registry, "model_config", lambda name, **changes: published(name, **{"dropout": 0.4, **changes})
+    )
     assert RunConfig().changed(seed=0).run_id != before
     monkeypatch.setattr(
         registry,
@@ -173,7 +195,7 @@ def test_what_is_declared_irrelevant_is_so_with_all_below_it():
 
     @dataclasses.dataclass(frozen=True, kw_only=True)
     class Outer(Config):
-        inner: Inner = irrelevant(default_factory=Inner)
+        inner: Inner = dataclasses.field(default_factory=Inner, metadata=IRRELEVANT)
         width: int = irrelevant(2)
         height: int = 3
 
@@ -204,7 +226,7 @@ def test_describing_runs_loads_neither_torch_nor_a_decoder():
         ({"train": {"learning_rat": 1e-3}}, r"unknown field 'train\.learning_rat'; did you mean 'learning_rate'"),
         ({"train": {"steps": "many"}}, r"train\.steps: .*integer.*'many'"),
         ({"train": {"steps": -1}}, "steps must be at least 0"),
-        ({"threads": 0}, "threads must be at least 1"),
+        ({"threads": 0}, "threads must be from 1 to"),
         ({"device": "gpu"}, "device: .*'cpu'"),
         ({"model": {"overrides": {"num_frames": 4}}}, "'num_frames' is not for overrides"),
     ],

@@ -245,7 +245,11 @@ HEADER = "label,youtube_id,time_start,time_end,split\n"
             {"a.csv": HEADER + "x,two,0,10,train"},
             r"none of the 1 listed clips.*two_000000_000010 \(a.csv, l",
         ),
-        ("kinetics", {"a.csv": HEADER + "x,one,0,10,train\ny,z,0,1,train"}, "a.csv: no clip of class y, of 2"),
+        (
+            "kinetics",
+            {"a.csv": HEADER + "x,one,0,10,train\ny,z,0,1,train"},
+            "1 of the 2 listed clips are not there, the first being z_000000_000001 .*; so there is no clip of class y, of 2",
+        ),
         ("kinetics", {}, "no annotations given"),
         ("list", {"a.txt": ""}, "a.txt: no clips listed"),
         ("list", {"a.txt": "1.mp4"}, r"a.txt, line 1: '1.mp4' is not PATH LABEL"),

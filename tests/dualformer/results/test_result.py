@@ -1,4 +1,3 @@
-import importlib.metadata
 import json
 import resource
 import subprocess
@@ -10,7 +9,6 @@ import pytest
 
 from dualformer.results.files import RecordError, append_line, read_lines, write_json
 from dualformer.results.result import Result, read_result, write_result
-from sweeps.provenance import provenance
 
 
 @pytest.fixture
@@ -95,14 +93,3 @@ def test_lines_survive_a_torn_one(tmp_path: Path):
     append_line(path, {"step": 3})
     assert read_lines(path) == [{"step": 1}, {"step": 3}]
     assert read_lines(tmp_path / "missing.jsonl") == []
-
-
-def test_provenance_says_what_a_reader_would_ask():
-    facts = provenance(seed=3, threads=1, device="cpu")
-    json.dumps(facts, allow_nan=False)
-    for field in ("command", "torch", "python", "numpy", "decoder_version", "device_name", "matmul_precision", "host"):
-        assert facts[field], field
-    assert (facts["decoder"], facts["decoder_version"]) == ("decord", importlib.metadata.version("decord"))
-    in_order = provenance(seed=3, threads=1, device="cpu", decoder="pyav")
-    assert (in_order["decoder"], in_order["decoder_version"]) == ("pyav", importlib.metadata.version("av"))
-    assert facts["seed"] == 3 and facts["finished_utc"] is None and facts["started_utc"].endswith("+00:00")

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from dualformer.attention import GlobalPyramidAttention
+from dualformer.attention.global_pyramid import GlobalPyramidAttention
 from dualformer.registry import create_model
-from sweeps.measuring import comparison as side_by_side
-from sweeps.measuring.timing import median_ratio
+from dualformer.results.statistics import median_ratio
+from sweeps.measuring import side_by_side
 from sweeps.run_config import MeasureConfig
 
 SMALL = {

@@ -13,7 +13,7 @@ from sweeps.launching.grid import load_grid
 from sweeps.measuring import cost
 
 GRID = """
-base: {model.num_frames: 8, model.crop_size: 32, train.steps: 100, train.batch_size: 36}
+base: {model.num_frames: 8, model.crop_size: 16, train.steps: 100, train.batch_size: 36}
 axes:
   model.attention: [LG, FF]
   seed: [0, 1]
@@ -26,11 +26,11 @@ def grid(tmp_path):
     return load_grid(tmp_path / "four.yaml")
 
 
-def finish(runs, cell, **fields):
-    folder = runs / cell.run_id
+def finish(runs, planned, **fields):
+    folder = runs / planned.run_id
     folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps(cell.config.to_dict()))
-    write_result(folder, Result(run_id=cell.run_id, status="ok", **fields))
+    (folder / "config.json").write_text(json.dumps(planned.config.to_dict()))
+    write_result(folder, Result(run_id=planned.run_id, status="ok", **fields))
 
 
 def test_arithmetic():
@@ -68,7 +68,7 @@ def test_rate_of_a_run_holds_for_other_seeds_and_steps_and_no_other_network(grid
     assert (lg.config.model.attention, ff.config.model.attention) == ("LG", "FF")
     finish(tmp_path / "runs", lg, train_clips_per_s=2.0, throughput_clips_per_s=50.0, energy_j_per_clip=10.0)
     costs = cost.estimate(grid.runs, cost.read_rows(tmp_path / "runs"))
-    assert set(costs) == {cell.run_id for cell in grid.runs if cell.config.model.attention == "LG"}
+    assert set(costs) == {planned.run_id for planned in grid.runs if planned.config.model.attention == "LG"}
     assert costs[lg.run_id].device_hours == pytest.approx(0.5)
     assert costs[lg.run_id].energy_kwh == pytest.approx(3600 * 30 / 3.6e6)
 
@@ -101,7 +101,7 @@ def test_forward_throughput_gives_a_guess_that_is_called_one(grid, tmp_path):
 def test_other_data_or_batch_is_no_rate_of_training(grid, tmp_path):
     finish(tmp_path / "runs", grid.runs[0], train_clips_per_s=2.0)
     rows = cost.read_rows(tmp_path / "runs")
-    for change in ("train.batch_size=8", "data.frame_stride=2", "threads=2", "model.num_frames=16"):
+    for change in ("train.batch_size=8", "data.holdout=0.5", "threads=2", "model.num_frames=4"):
         assert cost.estimate(load_grid(tmp_path / "four.yaml", overrides=[change]).runs, rows) == {}
 
 
@@ -143,7 +143,35 @@ def test_command_plans_a_recipe(capsys):
     recipe = ["--epochs", "30", "--videos", "240000", "--devices", "8", "--watts", "400"]
     assert cost.main(["--clips-per-s", "8.0645", *recipe]) == 0
     assert capsys.readouterr().out == "248 device-hours, 31 h on 8 devices, 99.2 kWh\n"
-    for wrong in (recipe, ["--clips-per-s", "0", *recipe]):
+    assert cost.main(recipe) == 2
+    assert capsys.readouterr().err == "cost: give --grid and --results, or --clips-per-s, --epochs and --videos\n"
+
+
+@pytest.mark.parametrize("wrong", ["0", "-1", "nan", "inf", "many", ""])
+def test_numbers_that_are_none_are_refused(capsys, wrong):
+    for flag in ("--clips-per-s", "--epochs", "--videos", "--watts", "--devices"):
         with pytest.raises(SystemExit) as caught:
-            cost.main(wrong)
+            cost.main(["--grid", "ablations", f"{flag}={wrong}"])
         assert caught.value.code == 2
+        assert f"argument {flag}: '{wrong}' is not a" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("results", ["nothing", ".", "empty.csv", "broken"])
+def test_without_results_nothing_is_known_and_nothing_is_free(grid, tmp_path, capsys, results):
+    (tmp_path / "empty.csv").write_text("")
+    (tmp_path / "broken" / "0123456789ab").mkdir(parents=True)
+    (tmp_path / "broken" / "0123456789ab" / "result.json").write_text("{")
+    assert cost.main(["--grid", str(tmp_path / "four.yaml"), "--results", str(tmp_path / results)]) == 0
+    told = capsys.readouterr()
+    *rows, total = told.out.splitlines()
+    assert all(row.endswith("rate unknown") for row in rows) and len(rows) == 4
+    assert total == "four: time and energy unknown: no measured rate for 4 runs that train"
+    assert "no finished runs in" in told.err
+
+
+def test_runs_that_train_nothing_make_no_sum_where_others_are_unknown(tmp_path, capsys):
+    (tmp_path / "two.yaml").write_text("axes: {train.steps: [0, 5]}\nbase: {model.crop_size: 16, model.num_frames: 8}")
+    assert cost.main(["--grid", str(tmp_path / "two.yaml"), "--results", str(tmp_path)]) == 0
+    *rows, total = capsys.readouterr().out.splitlines()
+    assert rows[0].endswith("trains nothing") and rows[1].endswith("rate unknown")
+    assert total == "two: time and energy unknown: no measured rate for 1 runs that train"

@@ -4,13 +4,16 @@ import pytest
 import torch
 from torch import nn
 
-from dualformer.attention import Attention
+from dualformer.attention.base import Attention
 from dualformer.config import ConfigError
 from dualformer.model_config import ModelConfig
+from dualformer.model_contract import blocks
 from dualformer.registry import create_model
-from sweeps.measuring import machine, max_batch, timing
+from sweeps.measuring import compiling, energy, gate, machine, max_batch, timing
 from sweeps.measuring import measurement as measure
-from sweeps.measuring.machine import EnergyCounter
+from sweeps.measuring.energy import EnergyCounter
+from sweeps.measuring.forward import forward_pass
+from sweeps.measuring.memory import peak_memory
 from sweeps.run_config import MeasureConfig
 
 SMALL = {
@@ -168,10 +171,20 @@ def test_measurement_is_complete_and_leaves_no_trace(model):
     assert result.status == "ok"
     assert set(result.fields) == set(measure.FIELDS)
     assert len(result.details["samples_ms"]) == 5
-    assert result.details["gate_error"] < 1e-5
+    assert result.details["gate"]["error"] < 1e-5
     assert all(module.training for module in model.modules())
     assert (torch.get_num_threads(), torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32) == before
     assert not any(module.__dict__.get("forward") for module in model.modules())
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_every_pass_has_the_threads_that_were_asked_for(model, threads):
+    seen = []
+    model.head.register_forward_hook(lambda *args: seen.append(torch.get_num_threads()))
+    torch.set_num_threads(4)
+    measure.measure(model, MeasureConfig(samples=3), device="cpu", threads=threads)
+    assert len(seen) > 10 and set(seen) == {threads}
+    assert torch.get_num_threads() == 4
 
 
 def test_fields_from_times():
@@ -197,8 +210,8 @@ def test_wrong_attention_is_never_timed(model, monkeypatch):
 def test_gate_sees_the_last_clip_and_nan():
     wanted = torch.tensor([[1.0, -4.0], [2.0, 3.0]])
     logits = torch.tensor([[1.0, -4.0], [9.0, 9.0], [2.0, 3.4]])
-    assert measure.relative_error(logits, wanted) == pytest.approx(0.1)
-    assert not measure.relative_error(logits * torch.nan, wanted) <= 1
+    assert gate.relative_error(logits, wanted) == pytest.approx(0.1)
+    assert not gate.relative_error(logits * torch.nan, wanted) <= 1
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
@@ -206,7 +219,7 @@ def test_precision_is_what_is_asked_for(model, precision):
     seen = []
     model.head.register_forward_hook(lambda module, inputs, logits: seen.append(logits.dtype))
     clip = torch.zeros(1, *model.config.clip_shape)
-    measure.forward_pass(model.eval(), clip, MeasureConfig(precision=precision))()
+    forward_pass(model.eval(), clip, MeasureConfig(precision=precision))()
     assert seen == [getattr(torch, precision)]
 
 
@@ -232,7 +245,7 @@ def test_peak_memory_counts_every_live_byte_once():
     layer = nn.Linear(1000, 10, bias=False)
     clip = torch.ones(1, 1000)
     with torch.no_grad():
-        peak = measure.peak_memory(lambda: layer(clip.view(1, 1000) * 2).relu_(), [layer, clip], CPU)
+        peak = peak_memory(lambda: layer(clip.view(1, 1000) * 2).relu_(), [layer, clip], CPU)
     assert peak == 4 * (1000 + 10_000 + 1000 + 10)
 
 
@@ -246,15 +259,15 @@ def test_peak_memory_forgets_what_is_freed():
         return x
 
     with torch.no_grad():
-        assert measure.peak_memory(chain, [clip], CPU) == 4 * 3000  # input, and two of a chain at a time
+        assert peak_memory(chain, [clip], CPU) == 4 * 3000  # input, and two of a chain at a time
 
 
 def test_compiled_blocks_are_timed_and_then_uncompiled():
     one_block = {"embed_dims": (16,), "depths": (1,), "num_heads": (1,), "fine_sizes": (None,), "coarse_sizes": (None,)}
     model = create_model("dualformer_tiny", **{**SMALL, **one_block, "attention": "F"})
     result = measure.measure(model, MeasureConfig(compile="blocks", samples=3), device="cpu", threads=1)
-    assert result.status == "ok" and result.details["gate_error"] < 1e-4
-    assert all(block._compiled_call_impl is None for block in measure.transformer_blocks(model))
+    assert result.status == "ok" and result.details["gate"]["error"] < 1e-4
+    assert all(block._compiled_call_impl is None for block in blocks(model))
 
 
 class Doubling(nn.Module):
@@ -265,9 +278,9 @@ class Doubling(nn.Module):
 def test_recompilation_while_timing_is_an_error():
     model = nn.ModuleDict({"blocks": nn.ModuleList([Doubling()])})
     block = model["blocks"][0]
-    with measure._compiled(model, "blocks"):
+    with compiling.compiled(model, "blocks"):
         block(torch.zeros(3))
-        with measure._no_recompilation("blocks"):
+        with compiling.no_recompilation("blocks"):
             block(torch.ones(3))
             with pytest.raises(RuntimeError, match="recompile"):
                 block(torch.zeros(4))
@@ -277,7 +290,7 @@ def test_model_without_blocks_cannot_be_compiled_by_block():
     class Plain(nn.Linear):
         config = ModelConfig(name="plain", num_frames=1, crop_size=(1, 4))
 
-    with pytest.raises(ConfigError, match="Plain has no list of modules named 'blocks'"):
+    with pytest.raises(ConfigError, match="plain has no blocks, so compile 'blocks' can't be done"):
         measure.measure(Plain(4, 4), MeasureConfig(compile="blocks"), device="cpu", threads=1)
 
 
@@ -285,10 +298,10 @@ def test_energy_is_above_idling(monkeypatch):
     """10 W idle, 110 W busy, 5 ms a pass of 2 clips: 0.25 J a clip."""
     device = SimulatedDevice()
     monkeypatch.setattr(
-        measure.time, "sleep", lambda seconds: setattr(device, "host_ms", device.host_ms + seconds * 1e3)
+        energy.time, "sleep", lambda seconds: setattr(device, "host_ms", device.host_ms + seconds * 1e3)
     )
     meter = EnergyCounter(lambda: (10 * device.host_ms + 100 * device.passes * device.pass_ms) / 1e3, source="rapl")
-    joules, how = measure.energy_per_clip(device.step, device, 5.0, 2, meter)
+    joules, how = energy.energy_per_clip(device.step, device, 5.0, 2, meter)
     assert joules == pytest.approx(0.25)
     assert how["idle_w"] == pytest.approx(10)
 
@@ -296,7 +309,7 @@ def test_energy_is_above_idling(monkeypatch):
 def test_energy_without_a_meter_has_a_reason():
     device = SimulatedDevice()
     nothing = EnergyCounter(None, reason="no meter")
-    assert measure.energy_per_clip(device.step, device, 5.0, 2, nothing) == (None, {"reason": "no meter"})
+    assert energy.energy_per_clip(device.step, device, 5.0, 2, nothing) == (None, {"reason": "no meter"})
 
 
 def test_rapl_adds_packages_and_wraps(tmp_path):
@@ -305,12 +318,12 @@ def test_rapl_adds_packages_and_wraps(tmp_path):
         package.mkdir()
         (package / "max_energy_range_uj").write_text("999\n")
         (package / "energy_uj").write_text(f"{start}\n")
-    counter = machine.energy_counter(CPU, tmp_path)
+    counter = energy.energy_counter(CPU, tmp_path)
     begin = counter.joules()
     (tmp_path / "intel-rapl:0" / "energy_uj").write_text("15\n")
     (tmp_path / "intel-rapl:1" / "energy_uj").write_text("130\n")
     assert counter.joules() - begin == pytest.approx(55e-6)
-    assert machine.energy_counter(CPU, tmp_path / "nowhere").reason == "this machine shows no RAPL counter"
+    assert energy.energy_counter(CPU, tmp_path / "nowhere").reason == "this machine shows no RAPL counter"
 
 
 def observation(**changes):
@@ -371,7 +384,7 @@ def test_a_cpu_has_no_cuda_graphs(model):
 def test_a_replayed_graph_passes_the_gate_and_is_not_bound_by_the_host(model):
     config = MeasureConfig(batch_size=2, precision="bfloat16", cuda_graph=True)
     result = measure.measure(model, config, device="cuda", threads=1)
-    assert result.status == "ok" and result.details["gate_error"] < measure.TOLERANCE["bfloat16"], result.reason
+    assert result.status == "ok" and result.details["gate"]["error"] < gate.TOLERANCE["bfloat16"], result.reason
     assert result.fields["peak_mem_gib"] > 0
 
 

@@ -5,7 +5,7 @@ import torch
 
 from dualformer.macs import count_macs
 from dualformer.registry import create_model
-from sweeps.measuring import roofline
+from sweeps.measuring import bounds as roofline
 from sweeps.run_config import MeasureConfig
 
 CONFIG = MeasureConfig(batch_size=2, samples=1, settled=1.0)

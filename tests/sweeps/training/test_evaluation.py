@@ -8,12 +8,17 @@ from torch import nn
 
 from dualformer import create_model
 from dualformer.data.dataset import VideoDataset
-from sweeps.run_config import EvaluateConfig
-from sweeps.training.evaluation import EvaluationError, average_views, evaluate, predict
-from sweeps.training.metrics import read_predictions, score
-from tests.helpers.small_run import MODEL, small_config, write_bright_and_dark
+from sweeps.run_config import EvaluateConfig, RunConfig
+from sweeps.training.errors import EvaluationError
+from sweeps.training.evaluation import average_views, evaluate, predict
+from sweeps.training.predictions import read_predictions
+from sweeps.training.scoring import score
+from tests.helpers.small_run import MODEL, context_of, small_config, write_bright_and_dark
 
-CPU = torch.device("cpu")
+
+def evaluating(config):
+    """The context of a run that is evaluated so."""
+    return context_of(RunConfig(evaluate=config))
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +56,7 @@ class MeanBrightness(nn.Module):
 def test_every_video_is_predicted_once_from_all_its_views(root, views, average):
     dataset = held_out(root, views)
     config = EvaluateConfig(num_clips=views[0], num_crops=views[1], average=average, batch_size=8)
-    predictions, _ = predict(MeanBrightness(), dataset, config, CPU)
+    predictions, _ = predict(MeanBrightness(), dataset, evaluating(config))
     assert list(predictions.files) == [entry.file for entry in dataset.entries]
     assert score(predictions)["top1"] == 1.0
     clips = dataset[0]["clip"]
@@ -72,10 +77,10 @@ def test_averages_differ_where_views_disagree():
 @pytest.mark.parametrize("batch_size", [1, 5, 64])
 def test_no_more_clips_than_asked_go_through_the_network_at_once(root, batch_size):
     model, dataset = MeanBrightness(), held_out(root, (4, 3))
-    predictions, _ = predict(model, dataset, EvaluateConfig(batch_size=batch_size), CPU)
+    predictions, _ = predict(model, dataset, evaluating(EvaluateConfig(batch_size=batch_size)))
     assert max(model.sizes) <= batch_size
     assert sum(model.sizes) == 8 * 12
-    whole, _ = predict(MeanBrightness(), dataset, EvaluateConfig(batch_size=96), CPU)
+    whole, _ = predict(MeanBrightness(), dataset, evaluating(EvaluateConfig(batch_size=96)))
     torch.testing.assert_close(predictions.probabilities, whole.probabilities, rtol=0, atol=1e-6)
 
 
@@ -83,7 +88,7 @@ def test_a_video_that_breaks_is_named_and_not_scored(tmp_path, capsys):
     root = write_bright_and_dark(tmp_path / "data")
     dataset = held_out(root)
     (root / "test/dark/1.mp4").write_bytes(b"")
-    scores = evaluate(MeanBrightness(), dataset, small_config(root), CPU, run_dir=tmp_path)
+    scores = evaluate(MeanBrightness(), dataset, context_of(small_config(root), tmp_path))
     assert (scores["num_videos"], scores["num_failed_videos"]) == (7, 1)
     told = capsys.readouterr().out
     assert "dark/1.mp4: empty file" in told
@@ -97,7 +102,7 @@ def test_videos_left_out_beforehand_are_expected_all_the_same(tmp_path):
     root = write_bright_and_dark(tmp_path / "data")
     (root / "test/dark/1.mp4").write_bytes(b"")
     dataset = held_out(root, data={"max_failed_share": 0.5})
-    scores = evaluate(MeanBrightness(), dataset, small_config(root), CPU, run_dir=tmp_path)
+    scores = evaluate(MeanBrightness(), dataset, context_of(small_config(root), tmp_path))
     assert (scores["num_videos"], scores["num_failed_videos"]) == (7, 1)
     assert read_predictions(tmp_path / "predictions.csv").unread == ("test/dark/1.mp4",)
 
@@ -108,7 +113,7 @@ def test_no_readable_video_is_an_error(tmp_path):
     for file in root.glob("test/*/*.mp4"):
         file.write_bytes(b"")
     with pytest.raises(EvaluationError, match="none of the 8 held-out videos"):
-        predict(MeanBrightness(), dataset, EvaluateConfig(), CPU)
+        predict(MeanBrightness(), dataset, evaluating(EvaluateConfig()))
 
 
 def test_scores_that_are_no_numbers_are_an_error(root):
@@ -117,7 +122,7 @@ def test_scores_that_are_no_numbers_are_an_error(root):
             return super().forward(clip) * float("inf")
 
     with pytest.raises(EvaluationError, match="not finite"):
-        predict(Overflowing(), held_out(root), EvaluateConfig(), CPU)
+        predict(Overflowing(), held_out(root), evaluating(EvaluateConfig()))
 
 
 def test_the_network_computes_in_the_precision_of_training(root):
@@ -126,7 +131,7 @@ def test_the_network_computes_in_the_precision_of_training(root):
     model[1].register_forward_hook(lambda module, args, output: dtypes.append(output.dtype))
     for precision in ("float32", "bfloat16"):
         config = small_config(root, train={"precision": precision})
-        scores = evaluate(model, held_out(root), config, CPU)
+        scores = evaluate(model, held_out(root), context_of(config), keep=False)
         assert scores["num_videos"] == 8
     assert dtypes == [torch.float32, torch.bfloat16]
 
@@ -146,7 +151,7 @@ class Remembering(nn.Module):
 
 def test_what_a_network_keeps_from_an_evaluation_can_be_trained_with(root):
     model = Remembering()
-    predict(model, held_out(root), EvaluateConfig(), CPU)
+    predict(model, held_out(root), evaluating(EvaluateConfig()))
     model(torch.ones(1, 3, 4, 12, 12)).sum().backward()
     assert model.scale.grad.tolist() == [0.0, 1.0]
 
@@ -163,7 +168,7 @@ def test_training_does_not_notice_an_evaluation(root, num_workers):
         if evaluates:
             torch.manual_seed(5)
             before = torch.get_rng_state()
-            predict(model, dataset, config, CPU)
+            predict(model, dataset, evaluating(config))
             assert torch.equal(torch.get_rng_state(), before)
             assert model.training and not model.head.training
         torch.manual_seed(6)

@@ -10,8 +10,9 @@ from dualformer import create_model
 from sweeps.run_config import RunConfig
 from sweeps.training import learner as learning
 from sweeps.training.learner import ClipLoss, Learner
+from sweeps.training.processes import Team
 from tests.helpers.small_models import clip_for, small_model
-from tests.helpers.small_run import MODEL
+from tests.helpers.small_run import MODEL, context_of
 
 CPU = torch.device("cpu")
 
@@ -24,7 +25,7 @@ def make(model=None, **train):
         overrides = {**MODEL["overrides"], "drop_path_rate": 0.0}
         sizes = {field: MODEL[field] for field in ("num_frames", "crop_size")}
         model = create_model(MODEL["name"], num_classes=3, **sizes, **overrides)
-    return Learner(model, config, CPU)
+    return Learner(model, context_of(config))
 
 
 def batch_of(clips, model, soft=False):
@@ -190,7 +191,7 @@ class WithHead(ClipLoss):
 
 
 def test_a_criterions_own_weights_train_as_the_head_does_and_are_saved(monkeypatch):
-    monkeypatch.setattr(learning, "make_criterion", lambda model, config, device: WithHead(model))
+    monkeypatch.setattr(learning, "make_criterion", lambda model, context: WithHead(model))
     learner = make(groups="intended", weight_decay=0.1)
     before = copy.deepcopy(learner.criterion.own.weight)
     step(learner, batch_of(4, learner.model))
@@ -212,7 +213,7 @@ def test_a_criterions_own_weights_train_as_the_head_does_and_are_saved(monkeypat
 def test_an_empty_share_of_a_team_is_a_gradient_of_zero(monkeypatch):
     """All clips of this process failed; the others wait for its part."""
     learner = make(micro_steps=2)
-    learner.team = learning.Team(rank=1, size=2)
+    learner.team = Team(rank=1, size=2)
     empty = {"clip": torch.empty(0), "label": torch.empty(0, dtype=torch.int64)}
     assert learner.backward(empty, 0, share=0.0) == 0.0
     assert all(not weight.grad.any() for weight in learner.model.parameters())

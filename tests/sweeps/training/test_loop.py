@@ -21,10 +21,11 @@ from sweeps import machine_lock
 from sweeps.run import build_datasets, build_model, execute
 from sweeps.training import checkpoint
 from sweeps.training import loop as training
+from sweeps.training.errors import TrainingError
 from sweeps.training.learner import Learner
-from sweeps.training.loop import TrainingError, train
+from sweeps.training.loop import train
 from sweeps.training.processes import Team
-from tests.helpers.small_run import MODEL, prepare_run, small_config, write_bright_and_dark
+from tests.helpers.small_run import MODEL, context_of, prepare_run, small_config, write_bright_and_dark
 from tests.sweeps.launching.test_torchrun import torchrun
 
 CPU = torch.device("cpu")
@@ -40,7 +41,7 @@ def trained(config, run_dir, device=CPU):
     run_dir.mkdir(exist_ok=True)
     model = build_model(config, num_classes=2).to(device)
     train_set, test_set = build_datasets(config, model.config)
-    train(model, train_set, config, device, run_dir, held_out=test_set)
+    train(model, train_set, context_of(config, run_dir, device=device), held_out=test_set)
     return model.state_dict()
 
 
@@ -185,7 +186,7 @@ def test_evaluating_on_the_way_changes_no_bit_and_keeps_the_best(root, tmp_path,
     trained(small_config(root, model=model), tmp_path / "alone")
     accuracies = iter([0.25, 0.75, 0.5])
     real = training.evaluate
-    monkeypatch.setattr(training, "evaluate", lambda *args: {**real(*args), "top1": next(accuracies)})
+    monkeypatch.setattr(training, "evaluate", lambda *args, **keep: {**real(*args, **keep), "top1": next(accuracies)})
     config = small_config(root, model=model, train={"evaluate_every": 2})
     trained(config, tmp_path / "evaluated")
     assert_same_bits(*learned)
@@ -264,7 +265,11 @@ def test_weights_of_a_file_are_where_training_starts(root, tmp_path, capsys):
 @pytest.mark.parametrize(("rank", "holds"), [(0, True), (1, False), (2, True), (3, False)])
 def test_one_process_of_each_machine_keeps_timings_off(rank, holds):
     nested = pytest.raises(RuntimeError, match="don't nest") if holds else contextlib.nullcontext()
-    with training.machine(CPU, Team(rank, size=4, local_size=2)), nested, machine_lock.exclusive():
+    with (
+        training.machine(context_of(small_config("."), team=Team(rank, size=4, local_size=2))),
+        nested,
+        machine_lock.exclusive(),
+    ):
         pass
 
 
@@ -284,8 +289,8 @@ def test_a_run_stopped_after_its_last_step_still_reports_its_training(root, tmp_
     config = small_config(root, train={"save_every": 2, "steps": 4})
     model = build_model(config, num_classes=2)
     train_set, _ = build_datasets(config, model.config)
-    first = train(model, train_set, config, CPU, tmp_path)
-    again = train(build_model(config, num_classes=2), train_set, config, CPU, tmp_path)
+    first = train(model, train_set, context_of(config, tmp_path))
+    again = train(build_model(config, num_classes=2), train_set, context_of(config, tmp_path))
     assert again["final_train_loss"] == first["final_train_loss"] and again["train_clips_per_s"] > 0
 
 
@@ -311,16 +316,16 @@ def test_a_video_that_breaks_while_training_is_named_past_the_stated_share(root,
     train_set, _ = build_datasets(config, model.config)
     (copy / "train/dark/0.mp4").write_bytes(b"")
     with pytest.raises(TrainingError, match=r"1 of 8 videos failed: .*dark/0\.mp4: empty file"):
-        train(model, train_set, config, CPU, tmp_path)
+        train(model, train_set, context_of(config, tmp_path))
     tolerant = small_config(copy, train={"steps": 4, "micro_steps": 3}, data={"max_failed_share": 0.2})
-    assert train(model, train_set, tolerant, CPU, tmp_path)["train_clips_per_s"] > 0
+    assert train(model, train_set, context_of(tolerant, tmp_path))["train_clips_per_s"] > 0
 
 
 def test_learns_what_anything_can_learn(root, tmp_path):
     config = small_config(root, train={"steps": 40, "learning_rate": 3e-3})
     model = build_model(config, num_classes=2)
     train_set, _ = build_datasets(config, model.config)
-    assert train(model, train_set, config, CPU, tmp_path)["final_train_loss"] < 0.5  # ln 2 = 0.69 at chance
+    assert train(model, train_set, context_of(config, tmp_path))["final_train_loss"] < 0.5  # ln 2 = 0.69 at chance
 
 
 @pytest.mark.gpu

@@ -8,17 +8,9 @@ import torch
 
 from dualformer.results.result import Result, write_result
 from sweeps.training import metrics
-from sweeps.training.metrics import (
-    MetricsError,
-    Predictions,
-    class_table,
-    factor_accuracy,
-    read_predictions,
-    reliability,
-    score,
-    write_predictions,
-    write_tables,
-)
+from sweeps.training.predictions import Predictions, PredictionsError, read_predictions, write_predictions
+from sweeps.training.scoring import class_table, factor_accuracy, reliability, score
+from sweeps.training.tables import write_tables
 
 CLASSES = ("up same", "down same", "up different", "down different")
 FACTORS = {"relation": ("same", "same", "different", "different"), "motion": ("up", "down", "up", "down")}
@@ -172,7 +164,7 @@ def test_class_names_may_hold_anything(tmp_path):
 def test_tables_of_other_classes_are_not_mixed_in(tmp_path):
     write_predictions(tmp_path / "predictions.csv", FOUR)
     write_tables(tmp_path, predictions([[1.0, 0.0]], [0], ("a", "b"), {}))
-    with pytest.raises(MetricsError, match="classes are not those"):
+    with pytest.raises(PredictionsError, match="classes are not those"):
         read_predictions(tmp_path / "predictions.csv")
 
 

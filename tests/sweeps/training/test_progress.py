@@ -9,8 +9,10 @@ import pytest
 from dualformer.config import ConfigError
 from dualformer.results.files import read_lines
 from sweeps.run_config import RunConfig, TrainConfig
-from sweeps.training.progress import Progress, tracking
+from sweeps.training.progress import Progress
 from sweeps.training.schedule import Schedule
+from sweeps.training.tracking import tracking
+from tests.helpers.small_run import context_of
 
 
 def make(run_dir, **train):
@@ -63,7 +65,7 @@ def test_a_progress_goes_on_from_what_was_saved(tmp_path):
 def test_lines_go_to_tensorboard(tmp_path):
     events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     config = RunConfig.from_dict({"train": {"steps": 4, "log_to": ["tensorboard"]}})
-    with tracking(config, tmp_path) as track:
+    with tracking(context_of(config, tmp_path)) as track:
         track({"step": 2, "steps": 4, "loss": 0.5})
         track({"step": 4, "steps": 4, "loss": 0.25})
     found = events.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
@@ -75,7 +77,7 @@ def test_tensorboard_shows_each_step_once_whatever_was_done_again(tmp_path):
     events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     config = RunConfig.from_dict({"train": {"steps": 6, "log_to": ["tensorboard"]}})
     for start, steps in ((0, (1, 2, 3)), (2, (3, 4))):
-        with tracking(config, tmp_path, start) as track:
+        with tracking(context_of(config, tmp_path), start) as track:
             for step in steps:
                 track({"step": step, "loss": float(start)})
     found = events.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
@@ -87,7 +89,7 @@ def test_what_is_not_installed_says_how_to_get_it(tmp_path, monkeypatch, name, m
     monkeypatch.setitem(sys.modules, module, None)
     config = RunConfig.from_dict({"train": {"steps": 4, "log_to": [name]}})
     expected = pytest.raises(ConfigError, match=rf"train.log_to: {name} is not installed \(pip install {name}\)")
-    with expected, tracking(config, tmp_path):
+    with expected, tracking(context_of(config, tmp_path)):
         pass
 
 
@@ -110,6 +112,7 @@ def test_wandb_stays_offline_unless_it_is_told_otherwise(tmp_path, monkeypatch):
 
     monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init))
     monkeypatch.delenv("WANDB_MODE", raising=False)
-    with tracking(RunConfig.from_dict({"train": {"steps": 4, "log_to": ["wandb"]}}), tmp_path) as track:
+    config = RunConfig.from_dict({"train": {"steps": 4, "log_to": ["wandb"]}})
+    with tracking(context_of(config, tmp_path)) as track:
         track({"step": 2, "steps": 4, "loss": 0.5})
     assert calls == ["offline", (2, {"loss": 0.5}), "finished"]

@@ -203,7 +203,7 @@ def run(config: RunConfig, folder) -> tuple[nn.Module, dict]:
     folder.mkdir(exist_ok=True)
     model = build_model(config, num_classes=2)
     train_set, _ = build_datasets(config, model.config)
-    return model, train(model, train_set, config, CPU, folder)
+    return model, train(model, train_set, small_run.context_of(config, folder))
 
 
 def test_training_lowers_the_loss(taught, tmp_path):
@@ -229,7 +229,7 @@ def test_a_stopped_run_goes_on_with_the_same_bits(taught, tmp_path):
 
 def test_the_mlp_is_trained_as_the_head_is(taught):
     model = build_model(taught, num_classes=2)
-    learner = Learner(model, taught.changed(train={"groups": "released"}), CPU)
+    learner = Learner(model, small_run.context_of(taught.changed(train={"groups": "released"})))
     placed = {id(weight): group for group in learner.optimizer.param_groups for weight in group["params"]}
     head = placed[id(model.head.weight)]
     for weight in learner.criterion.token_head.parameters():

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from dualformer import create_model, list_models
-from dualformer.model import DropPath
+from dualformer.layers import DropPath
 from tests.helpers.small_models import clip_for, small_config, small_model
 
 DROP_PATH = {  # architectures of the released configs; DualFormer T/S/B, Video Swin T/S/B, TimeSformer, ViViT

@@ -1,0 +1,36 @@
+"""What ended a run, as status and reason of its row."""
+
+from __future__ import annotations
+
+import traceback
+from pathlib import Path
+
+import torch
+
+from dualformer.config import ConfigError
+from dualformer.data.manifest import DataError
+from dualformer.data.reader import VideoError
+from dualformer.weights import WeightsError
+from sweeps.training.errors import EvaluationError, TrainingError
+
+EXPECTED_ERRORS = (ConfigError, DataError, VideoError, WeightsError, TrainingError, EvaluationError)
+"""Errors whose message says all there is to say; any other comes with the place where it was raised."""
+
+COMMON_ERRORS = (TrainingError, EvaluationError)
+"""Errors that all processes of a run meet alike, because they follow from what all of them know."""
+
+
+def told_failure(error: Exception) -> dict[str, str]:
+    """Status and reason of a run that ended with an error; prints where the error came from unless it says so."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return {"status": "oom", "reason": first_line(error)}
+    if isinstance(error, EXPECTED_ERRORS):
+        return {"status": "error", "reason": str(error)}
+    traceback.print_exception(error)
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    where = f"{Path(place.filename).name}:{place.lineno}"
+    return {"status": "error", "reason": f"{type(error).__name__}: {first_line(error)} ({where})"}
+
+
+def first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -1,0 +1,45 @@
+"""Batches of videos for one process of a run: to train on, from any step on, and to evaluate on."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Subset
+
+from dualformer.data.dataset import TrainBatches, VideoDataset, collate
+from sweeps.run_context import RunContext
+
+LOADER_TIMEOUT_S = 300
+"""A worker may be stuck in a broken file for good; better a run that fails with a reason than one that hangs."""
+
+
+def training_batches(dataset: VideoDataset, context: RunContext, start: int, end: int) -> Iterator[dict[str, Any]]:
+    """Collated batches of the steps from `start` until `end`, this process' share of each."""
+    train = context.config.train
+    sampler = TrainBatches(len(dataset), train.batch_size, seed=context.config.seed, start=start)
+    loader = DataLoader(
+        dataset,
+        batch_sampler=context.team.share(sampler),
+        num_workers=train.num_workers,
+        collate_fn=collate,
+        timeout=LOADER_TIMEOUT_S if train.num_workers else 0,
+        pin_memory=context.device.type == "cuda",
+    )
+    return itertools.islice(loader, max(0, end - start))
+
+
+def held_out_batches(dataset: VideoDataset, context: RunContext) -> DataLoader:
+    """Batches of this process' videos, as many at a time as make a full batch of clips."""
+    evaluate, team = context.config.evaluate, context.team
+    return DataLoader(
+        Subset(dataset, range(team.rank, len(dataset), team.size)),
+        batch_size=math.ceil(evaluate.batch_size / math.prod(dataset.views)),
+        collate_fn=collate,
+        num_workers=evaluate.num_workers,
+        timeout=LOADER_TIMEOUT_S if evaluate.num_workers else 0,
+        generator=torch.Generator(),  # without one a loader draws a seed from torch's, which training may be using
+    )
