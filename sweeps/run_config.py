@@ -25,8 +25,6 @@ from slurm.times import IN_MINUTES
 MOST_SEED = 2**32 - 1
 """The largest that every generator takes: NumPy's has the fewest bits."""
 
-MOST_THREADS = 4096
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelChoice(Config):
@@ -280,10 +278,8 @@ class RunConfig(Config):
     resources: ResourceConfig = dataclasses.field(default_factory=ResourceConfig, metadata=IRRELEVANT)
 
     def check(self) -> None:
-        _at_least(self, 0, "seed")
-        _at_least(self, 1, "threads")
-        _at_most(self, MOST_SEED, "seed")
-        _at_most(self, MOST_THREADS, "threads")
+        _within(self, 0, MOST_SEED, "seed")
+        _within(self, 1, 4096, "threads")
 
     @functools.cached_property
     def run_id(self) -> str:
@@ -345,12 +341,6 @@ def _at_least(config: Config, least: int, *fields: str) -> None:
     for field in fields:
         if (value := getattr(config, field)) is not None and value < least:
             raise ConfigError(f"{field} must be at least {least}, got {value!r}")
-
-
-def _at_most(config: Config, most: float, *fields: str) -> None:
-    for field in fields:
-        if (value := getattr(config, field)) is not None and value > most:
-            raise ConfigError(f"{field} must be at most {most}, got {value!r}")
 
 
 def _within(config: Config, least: float, most: float, *fields: str) -> None:
