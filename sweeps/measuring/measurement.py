@@ -133,7 +133,7 @@ def time_alone(
 
 
 def time_flags(times: Times, device: torch.device) -> list[str]:
-    """What speaks against times as such, in words: an unsteady machine, or times that are the host's, not the GPU's."""
+    """What speaks against times, in words: the machine is not steady, or they are the host's and not the GPU's."""
     found = [] if times.settled else ["times never settled"]
     found += complaints(times.samples_ms, times.pass_ms, times.drift, overlaps=device.type == "cuda")
     latency_ms = statistics.median(times.samples_ms)

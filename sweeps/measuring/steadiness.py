@@ -44,7 +44,7 @@ def drift(
     return float(theilslopes(times, order).slope * np.ptp(order) / np.median(times))
 
 
-def complaints(samples: Sequence[float], pass_ms: float | None, trend: float, *, overlaps: bool) -> list[str]:
+def complaints(samples: Sequence[float], pass_ms: float | None, trend: float, *, overlaps: bool = False) -> list[str]:
     """What speaks against the median of times, in words.
 
     Args:

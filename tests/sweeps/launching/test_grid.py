@@ -312,7 +312,7 @@ ENDLESS = "axes: {" + ", ".join(f"train.{name}: [{', '.join(map(str, range(1, 10
         ("rows: [{evaluate.num_crops: 2}]", "num_crops must be 1 or 3, got 2"),
         ("rows: [{seed: 4294967296}]", "seed must be from 0 to 4294967295"),
         ("rows: [{train: {micro_steps: 33}}]", r"micro_steps \(33\) can't cut a batch of 32 clips"),
-        ("rows: [{threads: 1000000000}]", "threads must be from 1 to"),
+        ("rows: [{threads: 1000000000}]", "threads must be from 1 to 4096"),
         ("rows: [{resources.time_min: 0}]", "time_min must be at least 1, got 0"),
         ("rows: [{resources.nodes: 0}]", "nodes must be at least 1"),
         ("rows: [{resources.gpus_per_node: -1}]", "gpus_per_node must be at least 0"),
