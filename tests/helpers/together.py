@@ -18,6 +18,7 @@ from sweeps.launching import launcher
 from sweeps.run_config import RunConfig
 from sweeps.run_context import RunContext
 from sweeps.training import processes
+from sweeps.training.errors import EvaluationError
 from sweeps.training.evaluation import predict
 from sweeps.training.learner import Learner
 from sweeps.training.loop import train
@@ -125,7 +126,7 @@ def all_raise(run_dir: Path) -> None:
     """Every process meets the same error in the run of seed 0."""
     if json.loads((run_dir / "config.json").read_text())["seed"] == 0:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(worker, "evaluate", lambda *args: _raise(worker.EvaluationError("nothing to score")))
+            patch.setattr(worker, "evaluate", lambda *args: _raise(EvaluationError("nothing to score")))
             worker.execute(run_dir)
     else:
         worker.execute(run_dir)

@@ -268,7 +268,7 @@ def test_launches_of_one_grid_with_other_values_are_all_listed(folder: Path, cap
     capsys.readouterr()
     assert status.main([]) == 0
     assert "three: 6 runs, 4 ok, 2 error" in capsys.readouterr().out
-    (table,) = collect.collect(Path("runs"), *collect.find_grids(Path("runs")))
+    (table,) = collect.collect(Path("runs"), *collect.find_records(Path("runs")))
     assert len(table[1]) == 6 and sorted(row["train.steps"] for row in table[1]) == [0, 0, 0, 7, 7, 7]
 
 
