@@ -1,4 +1,4 @@
-"""Damaged files: what is returned is what an undisturbed decode gives, or the file is counted, with how much is lost."""
+"""Damaged files: what is returned is what an undisturbed decode gives, or the file is counted, with what is lost."""
 
 from __future__ import annotations
 
