@@ -6,14 +6,14 @@ Exit status: 0 all can be used, 1 some can't.
 from __future__ import annotations
 
 import argparse
-import csv
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dualformer.arguments import positive, seconds
-from dualformer.data.files import DataError, frame_folders, video_files
+from dualformer.data.csv_files import write_csv
+from dualformer.data.files import DataError, frame_folders, passed_over_note, video_files
 from dualformer.data.manifest import listed_files
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds what the command takes."""
-    from dualformer.data.decoders import DECODERS
+    from dualformer.data.decoders import AUTO, DECODERS
     from dualformer.data.inspection import TIME_LIMIT_S
 
     parser.add_argument("root", type=Path, metavar="ROOT", help="folder of a data set, or of any videos")
@@ -39,7 +39,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--report", type=Path, metavar="CSV", help="also write what was found about every video (default: not written)"
     )
-    parser.add_argument("--decoder", nargs="+", choices=tuple(DECODERS), default=["decord"], help="which may seek")
+    parser.add_argument(
+        "--decoder",
+        nargs="+",
+        choices=(AUTO, *DECODERS),
+        default=[AUTO],
+        help="which may seek; auto: the first at hand",
+    )
     parser.add_argument(
         "--time-limit-s",
         type=seconds,
@@ -51,17 +57,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Writes and prints what was found; returns 1 where some video can't be used, else 0."""
+    from dualformer.data.decoders import chosen_decoder
     from dualformer.data.inspection import inspect_all
     from dualformer.data.reader import VideoError
 
     root = options.root
     if not root.is_dir():
         raise DataError(f"{root}: no such folder")
-    files = sorted({*(video_files(root) or frame_folders(root)), *listed_files(root)})
+    passed_over: Counter[str] = Counter()
+    files = sorted({*(video_files(root, passed_over) or frame_folders(root)), *listed_files(root)})
     if not files:
         raise DataError(f"{root}: no videos")
     limits = {"workers": options.workers, "time_limit_s": options.time_limit_s}
-    found = {name: inspect_all(root, files, decoder=name, **limits) for name in dict.fromkeys(options.decoder)}
+    found = {
+        name: inspect_all(root, files, decoder=name, **limits)
+        for name in dict.fromkeys(map(chosen_decoder, options.decoder))
+    }
     outcomes = [(file, name, outcome) for name, of_files in found.items() for file, outcome in of_files.items()]
     broken = {file: outcome.reason for file, _, outcome in outcomes if isinstance(outcome, VideoError)}
     _write_quarantine(options.quarantine, broken)
@@ -69,6 +80,8 @@ def run(options: argparse.Namespace) -> int:
         _write_report(options.report, outcomes)
     for line in _summary(root, outcomes):
         print(line)
+    if note := passed_over_note(root, passed_over):
+        print(f"note: {note}")
     for file, reason in broken.items():
         print(f"{file}: {reason}")
     print(f"{len(broken)} of {len(files)} videos can't be used (listed in {options.quarantine})")
@@ -96,22 +109,18 @@ def _format(root: Path, file: str) -> str:
 
 
 def _write_quarantine(path: Path, broken: Mapping[str, str]) -> None:
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(("file", "reason"))
-        writer.writerows(broken.items())
+    write_csv(path, ("file", "reason"), broken.items())
 
 
 def _write_report(path: Path, outcomes: Sequence[tuple[str, str, Outcome]]) -> None:
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(("file", "decoder", "access", "frames", "height", "width", "seconds", "rate", "reason"))
-        for name, decoder, outcome in outcomes:
-            row = (name, decoder, _access(outcome))
-            if isinstance(outcome, Exception):
-                writer.writerow((*row, *[""] * 5, outcome.reason))
-            else:
-                size = (outcome.num_frames, outcome.height, outcome.width)
-                seconds = "" if outcome.seconds is None else f"{outcome.seconds:.3f}"
-                rate = "" if outcome.seconds is None else "varies" if outcome.times else "constant"
-                writer.writerow((*row, *size, seconds, rate, ""))
+    columns = ("file", "decoder", "access", "frames", "height", "width", "seconds", "rate", "reason")
+    write_csv(path, columns, (_row(*outcome) for outcome in outcomes))
+
+
+def _row(name: str, decoder: str, outcome: Outcome) -> tuple[Any, ...]:
+    row = (name, decoder, _access(outcome))
+    if isinstance(outcome, Exception):
+        return (*row, *[""] * 5, outcome.reason)
+    seconds = "" if outcome.seconds is None else f"{outcome.seconds:.3f}"
+    rate = "" if outcome.seconds is None else "varies" if outcome.times else "constant"
+    return (*row, outcome.num_frames, outcome.height, outcome.width, seconds, rate, "")

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -372,3 +373,96 @@ def test_folders_of_images_need_to_be_asked_for(tmp_path):
     stand_in = stand_ins.kinetics(tmp_path, classes=2, frames=2, rawframes=True)
     with pytest.raises(DataError, match="the folder has 0 videos; it has folders of images, for which --rawframes"):
         read("kinetics", stand_in.videos, *stand_in.annotations)
+
+
+@pytest.mark.parametrize(
+    "labels", [[str(n) for n in range(12)], [f"{n}.0" for n in range(12)], [f"{n}.00" for n in range(12)]]
+)
+def test_labels_of_a_list_are_indices_however_they_are_written(tmp_path, labels):
+    videos = touch(tmp_path / "v", *(f"{n}.mp4" for n in range(12)))
+    listed = write(tmp_path / "train.txt", "\n".join(f"{n}.mp4 {label}" for n, label in enumerate(labels)))
+    listing = read("list", videos, listed)
+    assert [clip.label for clip in listing.clips] == list(range(12))
+    assert listing.classes == tuple(str(n) for n in range(12))
+
+
+@pytest.mark.parametrize(
+    ("text", "classes", "message"),
+    [
+        ("a.mp4 1\nb.mp4 2", None, "no clip of class 0, of 3; does the list count its labels from 1"),
+        ("a.mp4 1.0\nb.mp4 2.0", None, "no clip of class 0, of 3; does the list count its labels from 1"),
+        (
+            "a.mp4 1\nb.mp4 2",
+            "x\ny\n",
+            "label 2 is out of range: 2 classes, 0 to 1; no label is 0: the list counts",
+        ),
+        ("a.mp4 0.5\nb.mp4 1.0", None, "'0.5' is not a whole number|'0.5' isn't whole"),
+        ("a.mp4 0\nb.mp4 nan", None, "label 'nan' is not a whole number"),
+        ("a.mp4 0\nb.mp4 100000", None, "label 100000, and there can be 100000 classes"),
+        (
+            "v/a.mp4 0\nv/b.mp4 1",
+            None,
+            r"none of the 2 listed clips is there, the first being v/a.mp4 \(train.txt, line 1\); "
+            r"there is '.*/v/a\.mp4': the listed path repeats the folder's name 'v'",
+        ),
+        ("A.mp4 0\nB.mp4 1", None, "none of the 2 listed clips.*; there is '.*/v/a.mp4', in other case"),
+        (
+            "gone.mp4 0\nb.mp4 1",
+            None,
+            r"1 of the 2 listed clips are not there, the first being gone\.mp4 .*; so there is no clip of class 0",
+        ),
+    ],
+)
+def test_what_is_missing_comes_first_and_with_the_likely_reason(tmp_path, text, classes, message):
+    videos = touch(tmp_path / "v", "a.mp4", "b.mp4")
+    options = {"classes": write(tmp_path / "classes.txt", classes)} if classes else {}
+    with pytest.raises(DataError, match=message):
+        read("list", videos, write(tmp_path / "train.txt", text), **options)
+
+
+@pytest.mark.parametrize(("listed", "there"), [("NFC", "NFD"), ("NFD", "NFC")])
+@pytest.mark.parametrize("name", ["list", "kinetics", "something_something_v2", "diving48"])
+def test_names_in_either_unicode_form_find_their_files(tmp_path, name, listed, there):
+    stem, other = (unicodedata.normalize(form, "éüñ") for form in (listed, there))
+    videos = touch(tmp_path / "v", f"{other}.mp4", f"{other}_000000_000010.mp4", "b.mp4", "b_000000_000010.mp4")
+    files = {
+        "list": {"train.txt": f"{stem}.mp4 0\nb.mp4 1"},
+        "kinetics": {"a.csv": HEADER + f"x,{stem},0,10,train\ny,b,0,10,train"},
+        "something_something_v2": {
+            "train.json": [{"id": stem, "template": "x"}, {"id": "b", "template": "y"}],
+            "labels.json": {"x": "0", "y": "1"},
+        },
+        "diving48": {
+            "V2_train.json": [{"vid_name": stem, "label": 0}, {"vid_name": "b", "label": 1.0}],
+            "v.json": [["x"], ["y"]],
+        },
+    }
+    listing = read(name, videos, *(write(tmp_path / "a" / file, text) for file, text in files[name].items()))
+    assert [clip.file.startswith(other) for clip in listing.clips] == [True, False]
+    assert all((videos / clip.file).is_file() for clip in listing.clips)
+
+
+def test_annotations_that_systems_leave_are_passed_over(tmp_path):
+    videos = touch(tmp_path / "v", "a_000000_000010.mp4", "b_000000_000010.mp4")
+    write(tmp_path / "lists/train.csv", HEADER + "x,a,0,10,train\ny,b,0,10,train")
+    write(tmp_path / "lists/._train.csv", "rubbish")
+    assert len(read("kinetics", videos, tmp_path / "lists").clips) == 2
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_a_few_clips_to_test_on_are_enough_for_all_official_classes(tmp_path, split):
+    videos = touch(tmp_path / "v", "a_000000_000010.mp4")
+    classes = write(tmp_path / "classes.txt", "\n".join(f"class {n}" for n in range(400)))
+    rows = f"class 7,a,0,10,{split}\nclass 9,gone,0,10,{split}"
+    listing = read("kinetics", videos, write(tmp_path / "a.csv", HEADER + rows), classes=classes)
+    assert (len(listing.classes), listing.clips[0].label) == (400, 7)
+    (note,) = listing.notes
+    assert "1 of the 2 listed clips are not there, the first being gone_000000_000010" in note
+    assert "no clip of class class 0, class 1, class 2, class 3, class 4 and 394 more, of 400" in note
+
+
+def test_a_few_clips_to_train_on_are_not(tmp_path):
+    videos = touch(tmp_path / "v", "a_000000_000010.mp4")
+    classes = write(tmp_path / "classes.txt", "x\ny\nz")
+    with pytest.raises(DataError, match="no clip of class y, z, of 3"):
+        read("kinetics", videos, write(tmp_path / "a.csv", HEADER + "x,a,0,10,train"), classes=classes)

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import faulthandler
 import os
+import shutil
 import signal
 import sys
+import tempfile
 import time
+from pathlib import Path
+from unittest.mock import Mock
 
 import psutil
 import pytest
 
 from dualformer.config import ConfigError
-from dualformer.data import inspection
+from dualformer.data import inspection, progress, reader
 from dualformer.data.decoders import DECODERS, Decord
 from dualformer.data.inspection import inspect_all
 from dualformer.data.reader import VideoError, VideoInfo, read_in_order
@@ -178,3 +182,70 @@ def test_a_clusters_warning_does_not_reach_what_decodes(folder, plant):
         assert inspect_all(folder, ["bad.mp4"])["bad.mp4"].num_frames == 8
     finally:
         signal.signal(signal.SIGUSR2, before)
+
+
+@pytest.fixture
+def not_root():
+    """Permissions mean nothing to root."""
+    if os.geteuid() == 0:
+        os.seteuid(65534)
+        try:
+            yield
+        finally:
+            os.seteuid(0)
+    else:
+        yield
+
+
+def test_only_verdicts_of_a_decoder_are_remembered(folder, monkeypatch, cache):
+    """An error of the system passes: permissions are given back, disks get well."""
+    write_images(folder / "images", 3)
+    names = ["a.mp4", "images"]
+    for error in (PermissionError(13, "Permission denied"), OSError(5, "Input/output error"), MemoryError()):
+        with monkeypatch.context() as patch:
+            patch.setattr(reader, "_look_at", Mock(side_effect=error))
+            found = inspect_all(folder, names)
+            message = getattr(error, "strerror", None) or "MemoryError"
+            assert {outcome.reason for outcome in found.values()} == {f"can't be read: {message}"}
+    assert [outcome.num_frames for outcome in inspect_all(folder, names).values()] == [8, 3]
+
+
+def test_a_file_that_mustnt_be_read_is_tried_again_although_nothing_about_it_changed(tmp_path, not_root, monkeypatch):
+    root = Path(tempfile.mkdtemp())
+    monkeypatch.setenv("DUALFORMER_CACHE", str(root / "cache"))
+    for path in (write_video(root / "set/clip.mp4", 8), write_images(root / "set/images", 3) / "frame_2.png"):
+        path.chmod(0)
+        name = path.name if path.suffix == ".mp4" else "images"
+        assert inspect_all(root / "set", [name])[name].reason == "can't be read: Permission denied"
+        path.chmod(0o644)
+        assert isinstance(inspect_all(root / "set", [name])[name], VideoInfo)
+    shutil.rmtree(root)
+
+
+def test_what_a_decoder_says_of_the_file_is_remembered(folder, monkeypatch):
+    (folder / "text.mp4").write_text("no video\n" * 1000)
+    first = inspect_all(folder, ["text.mp4"])["text.mp4"]
+    monkeypatch.setattr(inspection.pebble, "ProcessPool", no_pool)
+    assert str(inspect_all(folder, ["text.mp4"])["text.mp4"]) == str(first)
+
+
+def test_waiting_is_told_from_the_first_second_on_though_nothing_gets_done(folder, plant, monkeypatch, capfd):
+    monkeypatch.setattr(progress, "FIRST_AFTER_S", 0.1)
+    monkeypatch.setattr(progress, "INTERVAL_S", 0.2)
+    plant(hang)
+    inspect_all(folder, ["bad.mp4"], time_limit_s=1.5)
+    lines = capfd.readouterr().err.splitlines()
+    assert len(lines) >= 3
+    assert lines[0] == f"inspecting {folder}: 0/1 files"
+    assert lines[-1] == f"inspecting {folder}: 1/1 files"
+
+
+def test_it_is_told_often_enough():
+    assert progress.FIRST_AFTER_S <= 1 and progress.INTERVAL_S < 15
+
+
+def test_the_record_of_a_folder_with_the_longest_of_names_is_kept(folder, monkeypatch):
+    long = folder.rename(folder.parent / ("é" * 127))
+    first = inspect_all(long, GOOD)
+    monkeypatch.setattr(inspection.pebble, "ProcessPool", no_pool)
+    assert inspect_all(long, GOOD) == first

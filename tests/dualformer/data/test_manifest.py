@@ -204,3 +204,81 @@ def test_a_folder_of_images_per_clip(tmp_path):
     frames = (f"{name}/{clip}/img_{number:05d}.jpg" for name in ("run", "jump") for clip in "ab" for number in (1, 2))
     root = touch(tmp_path, *frames, "run/a/flow_x_00001.jpg", "run/flow/flow_x_00001.jpg", "run/cover.png")
     assert files(read_manifest(root).entries) == ["jump/a", "jump/b", "run/a", "run/b"]
+
+
+def labelled(folder, *labels, columns="file,label"):
+    return write_manifest(folder, columns, *(f"{number}.mp4,{label}" for number, label in enumerate(labels)))
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        [f"{number}.0" for number in range(12)],
+        [str(number) for number in range(12)],
+        [f"{number}e0" for number in range(12)],
+        [f"{number}." for number in range(12)],
+        ["-1.0", "0.0", "1.0", "2.0", "10.0"],
+    ],
+)
+def test_classes_that_are_numbers_are_in_their_order_however_they_are_written(tmp_path, labels):
+    assert read_manifest(labelled(tmp_path, *reversed(labels))).classes == tuple(labels)
+    for label in labels:
+        (tmp_path / "set" / label).mkdir(parents=True)
+        (tmp_path / "set" / label / "x.mp4").touch()
+    assert read_manifest(tmp_path / "set").classes == tuple(labels)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (["0.5", "1.0"], "classes are numbers, and '0.5' isn't whole; a column class_index says the order"),
+        (["0", "1", "nan"], "'nan' isn't whole"),
+        (["0", "inf"], "'inf' isn't whole"),
+        (["1", "1.0"], "classes '1' and '1.0' are the same number"),
+        (["1", "01", "2"], "classes '01' and '1' are the same number"),
+        (["1e999999999", "2"], "'1e999999999' isn't whole"),
+    ],
+)
+def test_numbers_that_say_no_order_are_refused(tmp_path, labels, message):
+    with pytest.raises(DataError, match=message):
+        read_manifest(labelled(tmp_path, *labels))
+
+
+@pytest.mark.parametrize("labels", [["nan", "cat"], ["1_0", "1_1"], ["v1.5", "v1.10"], ["10", "9", "ten"]])
+def test_names_that_are_no_numbers_stay_in_alphabetical_order(tmp_path, labels):
+    assert read_manifest(labelled(tmp_path, *labels)).classes == tuple(sorted(labels))
+
+
+def test_indices_may_be_whole_floats(tmp_path):
+    manifest = read_manifest(write_manifest(tmp_path, "file,label,class_index", "a,run,1.0", "b,jump,0.0"))
+    assert manifest.classes == ("jump", "run")
+
+
+def test_data_that_is_only_tested_on_may_lack_clips_of_most_classes(tmp_path):
+    rows = ("a,archery,0,test", "b,zumba,399,val")
+    root = write_manifest(tmp_path, "file,label,class_index,split", *rows)
+    manifest = read_manifest(root)
+    assert len(manifest.classes) == len(set(manifest.classes)) == 400
+    assert (manifest.classes[0], manifest.classes[399]) == ("archery", "zumba")
+    assert [entry.label for entry in manifest.split("test", 0.25)] == [0]
+    assert manifest.notes[0].startswith(f"{root / 'manifest.csv'}: no clip of 398 of 400 classes")
+
+
+@pytest.mark.parametrize(
+    ("columns", "rows"),
+    [
+        ("file,label,class_index,split", ["a,x,0,train", "b,y,3,train", "c,y,3,test"]),
+        ("file,label,class_index", ["a,x,0", "b,x,0", "c,y,3", "d,y,3"]),
+    ],
+)
+def test_data_that_is_trained_on_may_not(tmp_path, columns, rows):
+    manifest = read_manifest(write_manifest(tmp_path, columns, *rows))
+    message = r"no training clip of class \(class_index 1\), \(class_index 2\); data that is only tested on says so"
+    for split in ("train", "test"):
+        with pytest.raises(DataError, match=message):
+            manifest.split(split, 0.5)
+
+
+def test_a_factor_of_a_class_without_clips_is_empty(tmp_path):
+    root = write_manifest(tmp_path, "file,label,class_index,split,factor_speed", "a,x,0,test,slow", "b,y,2,test,fast")
+    assert read_manifest(root).factors == {"speed": ("slow", "", "fast")}

@@ -19,7 +19,7 @@ from dualformer.data.dataset import DataConfig, VideoDataset
 from dualformer.data.manifest import read_manifest
 from sweeps.launching.grid import load_grid
 from tests.helpers import stand_ins
-from tests.helpers.videos import shown_numbers, write_audio
+from tests.helpers.videos import shown_numbers, write_audio, write_video
 
 ROOT = Path(__file__).parents[3]
 SHARED = ROOT.parent / "shared"
@@ -292,7 +292,6 @@ def test_a_grid_takes_a_manifest_file_as_its_data(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["kinetix", "--videos", "set"], "unknown format 'kinetix'; did you mean 'kinetics'"),
         (["folders", "--videos", "sett"], "sett: no such folder; did you mean 'set'"),
         (["folders", "--videos", "set", "--out", "no/m.csv"], "no: no such folder to write m.csv to"),
         (["folders", "--videos", "set", "--fold", "2"], "folders has a single split"),
@@ -306,8 +305,15 @@ def test_errors_are_one_line_and_status_2(tmp_path, capsys, arguments, message):
     stand_ins.folders(tmp_path / "set", train=1, frames=1)
     assert main(["prepare", *arguments]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("dualformer: error: ") and message in line
+    assert line.startswith("dualformer prepare: ") and message in line
     assert not list(tmp_path.glob("*.csv"))
+
+
+def test_an_unknown_format_is_wrong_usage(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["prepare", "kinetix", "--videos", "set"])
+    assert caught.value.code == 2
+    assert "'kinetix'; did you mean 'kinetics'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("option", [("--fold", "0"), ("--max-failed-share", "5"), ("--workers", "many")])
@@ -323,3 +329,35 @@ def test_a_split_may_be_said_with_the_file(tmp_path):
     arguments = ["prepare", "list", "--videos", str(stand_in.videos), "--annotations", f"training={one}", f"test={two}"]
     assert main(arguments) == 0
     assert [row["split"] for row in rows("manifest.csv")] == ["train"] * 9 + ["test"] * 3
+
+
+def test_part_of_an_official_test_set_is_prepared_and_scored_with_all_classes(tmp_path, capsys):
+    stand_in = stand_ins.kinetics(tmp_path / "set")
+    Path("classes.txt").write_text("\n".join(sorted([*stand_in.classes, "zumba", "aaa"])))
+    annotations = [path for path in stand_in.annotations if "val" in Path(path).name]
+    command = ["prepare", "kinetics", "--videos", str(stand_in.videos), "--annotations", *map(str, annotations)]
+    assert main([*command, "--classes", "classes.txt", "--out", "m.csv"]) == 0
+    assert "no clip of class aaa" in capsys.readouterr().out
+    dataset = VideoDataset(DataConfig(root="m.csv", **PLAIN), "test", num_frames=4, crop_size=(48, 64), views=(1, 1))
+    assert dataset.entries[0].label >= 1  # after one that has no clip
+    assert {dataset.classes[entry.label] for entry in dataset.entries} <= set(stand_in.classes)
+
+
+def test_files_whose_names_are_formulas_are_listed_harmlessly_and_still_found(tmp_path):
+    for label in ("=1+1", "y"):
+        for split in ("train", "test"):
+            write_video(tmp_path / split / label / "a.mp4", 8)
+    assert main(["prepare", "folders", "--videos", ".", "--out", "m.csv"]) == 0
+    assert "\n=" not in Path("m.csv").read_text() and ",=" not in Path("m.csv").read_text()
+    for name in ("=x", "-x", "@x"):
+        write_video(tmp_path / "flat" / f"{name}.mp4", 8)
+    Path("flat/list.txt").write_text("=x.mp4 0\n-x.mp4 1\n@x.mp4 1")
+    assert (
+        main(["prepare", "list", "--videos", "flat", "--annotations", "train=flat/list.txt", "--out", "flat/m.csv"])
+        == 0
+    )
+    assert [line.split(",")[0] for line in Path("flat/m.csv").read_text().splitlines()[1:]] == [
+        "./-x.mp4", "./=x.mp4", "./@x.mp4"]  # fmt: skip
+    manifest = read_manifest("flat/m.csv")
+    assert [entry.file for entry in manifest.entries] == ["-x.mp4", "=x.mp4", "@x.mp4"]
+    assert read_manifest("m.csv").classes == ("=1+1", "y")
