@@ -1,8 +1,4 @@
-<<<<<<< HEAD
-"""Damaged files: what is returned is what an undisturbed decode gives, or the file is counted, with the share lost."""
-=======
 """Damaged files: what is returned is what an undisturbed decode gives, or the file is counted, with what is lost."""
->>>>>>> videos
 
 from __future__ import annotations
 
