@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from dualformer.attention.base import Attention, Place
 from dualformer.attention.patterns import attention_of, check_keys, options_of, symbols
+from dualformer.checkpoint_files import State
 from dualformer.config import ConfigError, FrozenMapping, freeze
 from dualformer.layers import (
     Block,
@@ -36,7 +37,7 @@ from dualformer.layers import (
     run_block,
 )
 from dualformer.model_config import ModelConfig
-from dualformer.weights import PoolingKernel, PositionTable, State, WeightLayout, inflate
+from dualformer.weights import PoolingKernel, PositionTable, WeightLayout, inflate
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

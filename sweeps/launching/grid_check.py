@@ -165,12 +165,12 @@ def _shortened(path: str) -> str:
 def _check_weights(field: str, path: str | None) -> None:
     if path is None or (_exists(path) and Path(path).is_file()):
         return
-    from dualformer.weights import TORCH_SUFFIXES
+    from dualformer.checkpoint_files import SUFFIXES
 
     folder = Path(path).parent
     if len(path) > _LONGEST_PATH or not folder.is_dir():
         raise ConfigError(f"{field}: no file '{_shortened(path)}', nor its folder")
-    weights = [file.name for file in folder.iterdir() if file.suffix in (".safetensors", *TORCH_SUFFIXES)]
+    weights = [file.name for file in folder.iterdir() if file.name.endswith(SUFFIXES)]
     raise ConfigError(f"{field}: no file '{path}'{nearest(Path(path).name, weights)}")
 
 

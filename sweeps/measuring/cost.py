@@ -133,7 +133,7 @@ def _training_videos(config: DataConfig) -> int | None:
     if config.root == "embedded":  # its size is known without drawing it
         return config.embedded.num_train
     from dualformer.data.dataset import load_manifest  # here: it needs the decoders of videos, and nothing else does
-    from dualformer.data.manifest import DataError
+    from dualformer.data.files import DataError
 
     try:
         return len(load_manifest(config).split("train", config.holdout, config.fold))
@@ -169,8 +169,8 @@ def summary(costs: Sequence[Cost], num_unknown: int, devices: int) -> str:
     if num_unknown and not any(cost.device_hours for cost in costs):
         return f"time and energy unknown: no measured rate for {num_unknown} runs that train"
     hours = [cost.device_hours for cost in costs]
-    energies = [cost.energy_kwh for cost in costs]
-    energy = "energy unknown" if None in energies else f"{sum(energies):.3g} kWh"
+    energies = [cost.energy_kwh for cost in costs if cost.energy_kwh is not None]
+    energy = f"{sum(energies):.3g} kWh" if len(energies) == len(costs) else "energy unknown"
     wall = duration(wall_hours(hours, devices))
     text = f"{duration(sum(hours))} of devices, {wall} on {devices} of them, {energy}"
     return text + (f"; {num_unknown} more runs have no measured rate" if num_unknown else "")

@@ -58,12 +58,13 @@ def fits(model: nn.Module, config: MeasureConfig, batch_size: int, device: str |
     """Whether one forward pass at this batch size gets the memory it wants."""
     import torch
 
+    from dualformer.model_contract import config_of
     from sweeps.measuring.forward import forward_pass
     from sweeps.measuring.memory import is_out_of_memory
 
     torch.cuda.empty_cache()
     try:
-        clip = torch.zeros(batch_size, *model.config.clip_shape, device=device)
+        clip = torch.zeros(batch_size, *config_of(model).clip_shape, device=device)
         forward_pass(model, clip, config)()
         torch.cuda.synchronize()
     except RuntimeError as error:
