@@ -10,10 +10,9 @@ by its own convention and head included; fvcore runs the network once. Exit stat
 from __future__ import annotations
 
 import argparse
-import json
 from typing import TYPE_CHECKING, Any
 
-from dualformer.arguments import columns, positive
+from dualformer.arguments import assigned, columns, positive
 from dualformer.config import ConfigError
 
 if TYPE_CHECKING:
@@ -85,23 +84,7 @@ def _config(options: argparse.Namespace) -> ModelConfig:
         "attention": options.attention,
     }
     changes = {field: value for field, value in named.items() if value is not None}
-    return model_config(options.model, **changes, **_assigned(options.set, changes))
-
-
-def _assigned(texts: list[str], named: dict[str, Any]) -> dict[str, Any]:
-    """Fields given as `FIELD=VALUE`; a value is JSON where it reads as such, else text."""
-    fields = {}
-    for text in texts:
-        field, equals, value = text.partition("=")
-        if not equals or not field:
-            raise ConfigError(f"--set {text}: expected FIELD=VALUE")
-        if field in named:
-            raise ConfigError(f"--set {field}: has a flag of its own")
-        try:
-            fields[field] = json.loads(value)
-        except ValueError:
-            fields[field] = value
-    return fields
+    return model_config(options.model, **changes, **assigned(options.set, changes))
 
 
 def _counts(config: ModelConfig, include_head: bool | None, depth: int) -> list[str]:

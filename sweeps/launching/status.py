@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from dualformer.arguments import parse_and_run
 from sweeps.launching import commands, launch_record
 from sweeps.launching.run_status import RunStatus, run_status
 
@@ -52,8 +53,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line and returns its exit status."""
-    return commands.main(__doc__, add_arguments, run, arguments)
+    """Parses the command line and runs it; returns the exit status."""
+    return parse_and_run(sys.modules[__name__], arguments)
 
 
 def read_tables(runs: Path, grid: str | None = None) -> Tables:

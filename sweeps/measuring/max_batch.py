@@ -10,15 +10,14 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from dualformer.arguments import parse_and_run, positive
 from sweeps.measuring.options import (
-    add_network_shape,
+    add_network,
     add_settings,
     device_of,
     ended,
     measure_config,
     network,
-    parse_and_run,
-    positive_int,
 )
 from sweeps.run_config import MeasureConfig
 
@@ -88,15 +87,10 @@ def largest(fits: Callable[[int], bool], limit: int) -> int:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds what the command takes."""
-    parser.add_argument(
-        "model",
-        metavar="NAME[:PATTERN]",
-        help="a model, its attention where it has one to choose, or one of your own, such as my.module:function",
-    )
-    add_network_shape(parser)
+    add_network(parser)
     add_settings(parser, "precision", "attention_backend")
     parser.add_argument(
-        "--limit", type=positive_int, default=LIMIT, metavar="N", help=f"largest batch to try (default: {LIMIT})"
+        "--limit", type=positive, default=LIMIT, metavar="N", help=f"largest batch to try (default: {LIMIT})"
     )
 
 
@@ -114,7 +108,7 @@ def _search(options: argparse.Namespace) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parses the command line and runs it; returns the exit status."""
-    return parse_and_run(sys.modules[__name__], "max-batch", arguments)
+    return parse_and_run(sys.modules[__name__], arguments, prog="max-batch")
 
 
 if __name__ == "__main__":

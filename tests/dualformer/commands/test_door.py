@@ -36,7 +36,7 @@ def door(*arguments, **options):
 
 def own_parser(command):
     parser = Parser(prog=f"dualformer {command.name}")
-    command.add_to(parser)
+    command.load().add_arguments(parser)
     return parser
 
 
