@@ -36,6 +36,7 @@ from dualformer.layers import (
     init_linear,
     run_block,
 )
+from dualformer.meta import no_memory
 from dualformer.model_config import ModelConfig
 from dualformer.weights import PoolingKernel, PositionTable, WeightLayout, inflate
 
@@ -200,7 +201,7 @@ class DualFormerConfig(ModelConfig):
 @lru_cache(maxsize=10_000)
 def _attention_macs(cls: type[Attention], place: Place, options: Any) -> int:
     """What one attention says of itself; a network has many of a kind."""
-    with torch.device("meta"):
+    with no_memory():
         return cls(place, options).macs()
 
 

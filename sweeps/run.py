@@ -7,7 +7,6 @@ status and why. Only what kills the process leaves no result; the launcher then 
 from __future__ import annotations
 
 import hashlib
-import json
 import random
 from collections.abc import Iterator
 from functools import partial
@@ -27,7 +26,7 @@ from dualformer.model_config import ModelConfig
 from dualformer.model_contract import config_of
 from dualformer.registry import create_model, model_config
 from dualformer.results import layout
-from dualformer.results.files import is_disk_full, write_json
+from dualformer.results.files import is_disk_full, read_object, write_json
 from dualformer.results.result import Result, read_result, write_result
 from dualformer.weights import load_weights
 from slurm.task import LostContact, on_torchrun
@@ -52,7 +51,7 @@ def execute(run_dir: Path) -> None:
         LostContact: another process of the run died without a word; likewise.
     """
     folder = Path(run_dir)
-    config = RunConfig.from_dict(json.loads((folder / layout.CONFIG).read_text()))
+    config = RunConfig.from_dict(read_object(folder / layout.CONFIG))
     prepare_torch(config)
     with processes.join() as team:
         context = RunContext(config, choose_device(config.device), folder, team)

@@ -88,11 +88,10 @@ def _config(options: argparse.Namespace) -> ModelConfig:
 
 
 def _counts(config: ModelConfig, include_head: bool | None, depth: int) -> list[str]:
-    import torch
-
     from dualformer.macs import count_macs
+    from dualformer.meta import no_memory
 
-    with torch.device("meta"):
+    with no_memory():
         model = config.build()
     count = count_macs(model, include_head=include_head)
     head = "head included" if count.head_included else "head left out"

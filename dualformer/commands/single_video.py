@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import csv
 import dataclasses
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,14 +19,13 @@ from dualformer.data.config import DataConfig
 from dualformer.data.files import DataError
 from dualformer.model_contract import config_of
 from dualformer.results import layout
+from dualformer.results.files import read_object
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 NUM_CLIPS = 4
 """Clips spread over a video that no run says anything about."""
-
-_WEIGHTS_SUFFIXES = (".pt", ".pth", ".pyth", ".bin", ".ckpt", ".safetensors")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,7 +127,7 @@ def viewer_and_videos(options: argparse.Namespace) -> tuple[Viewer, list[Path]]:
     if (run := _run_folder(first, options.runs)) is not None:
         weights = Path(first) if Path(first).is_file() else None
         viewer, videos = _of_run(run, weights, options), others
-    elif Path(first).suffix in _WEIGHTS_SUFFIXES:
+    elif _is_named_as_weights(Path(first)):
         options.weights = options.weights or Path(first)
         viewer, videos = _of_name(options), others
     else:
@@ -142,7 +140,7 @@ def viewer_and_videos(options: argparse.Namespace) -> tuple[Viewer, list[Path]]:
 def _run_folder(name: str, runs: Path) -> Path | None:
     """The folder of a run that a path leads to or into, or that an id or the beginning of one names."""
     path = Path(name)
-    for folder in (path, path.parent) if path.suffix in _WEIGHTS_SUFFIXES else (path,):
+    for folder in (path, path.parent) if _is_named_as_weights(path) else (path,):
         if _is_run(folder):
             return folder
     if path.exists() or not name.isalnum():
@@ -153,19 +151,25 @@ def _run_folder(name: str, runs: Path) -> Path | None:
     return found[0] if found else None
 
 
+def _is_named_as_weights(path: Path) -> bool:
+    from dualformer.checkpoint_files import SUFFIXES  # here: it brings torch along
+
+    return path.name.endswith(SUFFIXES)
+
+
 def _is_run(folder: Path) -> bool:
     """Whether a folder is a run's; other projects put a `config.json` beside weights as well."""
     try:
-        config = json.loads((folder / layout.CONFIG).read_text(encoding="utf-8"))
+        config = read_object(folder / layout.CONFIG)
     except (OSError, ValueError):
         return False
-    return isinstance(config, dict) and {"model", "data", "evaluate"} <= set(config)
+    return {"model", "data", "evaluate"} <= set(config)
 
 
 def _of_run(folder: Path, weights: Path | None, options: argparse.Namespace) -> Viewer:
     """The model of a run, which sees videos as the run's evaluation does."""
     _refuse_beside_a_run(folder, options)
-    config = json.loads((folder / layout.CONFIG).read_text(encoding="utf-8"))
+    config = read_object(folder / layout.CONFIG)
     choice, evaluation = config["model"], config["evaluate"]
     changes = {name: choice[name] for name in ("num_frames", "crop_size", "attention")} | choice["overrides"]
     data = DataConfig.from_dict(config["data"])

@@ -259,19 +259,10 @@ def check_build(model: ModelConfig) -> None:
     Raises:
         ConfigError: it can't be built, for whatever reason: the run would meet it too.
     """
-    import torch
-    from torch.overrides import TorchFunctionMode
-
-    class Uninitialised(TorchFunctionMode):
-        """Initial values of weights that have no memory are for nothing, and take most of the time of a build."""
-
-        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            if getattr(func, "__module__", None) == "torch.nn.init":
-                return kwargs["tensor"]
-            return func(*args, **(kwargs or {}))
+    from dualformer.meta import no_memory  # here: it brings torch along
 
     try:
-        with torch.device("meta"), Uninitialised():
+        with no_memory():
             model.build()
     except Exception as error:
         raise ConfigError(f"{model.name}: {error}") from None

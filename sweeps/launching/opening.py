@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import hashlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 from dualformer.config import ConfigError
 from dualformer.results import layout
 from dualformer.results.code import code_conflicts
+from dualformer.results.files import read_object
 from slurm.executor import Executor
 from slurm.places import make_executor
 from slurm.profile import Profile
@@ -105,7 +105,7 @@ def _hash(path: Path) -> str:
 def _codes(runs: Path, finished: list[str]) -> Iterator[dict[str, str]]:
     """The files that finished runs imported, of those that say."""
     for run_id in finished:
-        with contextlib.suppress(OSError, ValueError, AttributeError):
-            files = json.loads((runs / run_id / layout.PROVENANCE).read_text(encoding="utf-8")).get("code_files")
+        with contextlib.suppress(OSError, ValueError):
+            files = read_object(runs / run_id / layout.PROVENANCE).get("code_files")
             if isinstance(files, dict):
                 yield files

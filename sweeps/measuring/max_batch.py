@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from dualformer.arguments import parse_and_run, positive
+from dualformer.config import ConfigError
 from sweeps.measuring.options import (
     add_network,
     add_settings,
-    device_of,
     ended,
     measure_config,
     network,
@@ -100,8 +100,11 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _search(options: argparse.Namespace) -> int:
-    config, device = measure_config(options), device_of("cuda")
-    found = max_batch(network(options.model, options), config, device=device, limit=options.limit)
+    import torch
+
+    if not torch.cuda.is_available():
+        raise ConfigError("the largest batch is searched on a GPU, and this machine has no CUDA device")
+    found = max_batch(network(options.model, options), measure_config(options), limit=options.limit)
     print(found)
     return 0 if found else 1
 
