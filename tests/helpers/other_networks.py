@@ -5,6 +5,7 @@ The libraries' are built where these are installed; tests skip with the reason w
 
 from __future__ import annotations
 
+import importlib
 import types
 
 import pytest
@@ -117,12 +118,12 @@ STAND_INS = {
 
 def torchvision_video():
     """torchvision's video models; skips where it isn't installed."""
-    for operator in ("nms", "qnms"):  # a build for another torch lacks them, and video models don't want them
-        try:
+    try:
+        return pytest.importorskip("torchvision.models.video", reason="needs torchvision")
+    except RuntimeError:  # a build for another torch lacks operators that video models don't want
+        for operator in ("nms", "qnms"):
             torch.library.define(f"torchvision::{operator}", "(Tensor a, Tensor b, float c) -> Tensor")
-        except RuntimeError:
-            break
-    return pytest.importorskip("torchvision.models.video", reason="needs torchvision")
+        return importlib.import_module("torchvision.models.video")
 
 
 def transformers():
