@@ -101,10 +101,10 @@ def test_a_sweep_leaves_its_files_and_is_not_done_twice(folder: Path, capsys: py
         assert json.loads((run_dir / "config.json").read_text())["model"]["crop_size"] == 16
         assert "=== attempt" in (run_dir / "log").read_text()
         assert [event["event"] for event in ledger.read(run_dir)] == ["submit", "submitted", "start", "end"]
-    manifest = json.loads(Path("runs/three.grid.json").read_text())
-    assert [row["run_id"] for row in manifest["runs"]] == [run_dir.name for run_dir in run_dirs()]
-    assert [row["differs"] for row in manifest["runs"]] == [{"seed": 0}, {"seed": 1}, {"seed": 2}]
-    assert manifest["text"] == GRID and "commit" in manifest
+    record = json.loads(Path("runs/three.grid.json").read_text())
+    assert [listed["run_id"] for listed in record["runs"]] == [run_dir.name for run_dir in run_dirs()]
+    assert [listed["differs"] for listed in record["runs"]] == [{"seed": 0}, {"seed": 1}, {"seed": 2}]
+    assert record["text"] == GRID and "commit" in record
     assert "top-1 0.500" in capsys.readouterr().out
     assert run("ok") == 0
     assert computed() == [1, 1, 1]
@@ -157,8 +157,8 @@ def test_an_edited_grid_adds_its_new_runs_and_keeps_the_old(folder: Path):
     assert run("ok", executor="debug") == 0
     assert computed() == [1, 1, 1]
     assert read_result(old[2]).status == "ok"
-    manifest = json.loads(Path("runs/three.grid.json").read_text())
-    assert sorted(row["differs"]["seed"] for row in manifest["runs"]) == [0, 1, 2, 3]
+    record = json.loads(Path("runs/three.grid.json").read_text())
+    assert sorted(listed["differs"]["seed"] for listed in record["runs"]) == [0, 1, 2, 3]
 
 
 def test_rows_of_other_code_are_pointed_out(folder: Path, capsys: pytest.CaptureFixture):
@@ -178,8 +178,8 @@ def test_dry_run_shows_ids_differences_and_costs_and_starts_nothing(folder: Path
     Path("two.yaml").write_text("gpus_per_node: 2\ntime_min: 30\n")
     assert run("ok", "--dry-run") == 0
     *rows, total, estimate = capsys.readouterr().out.splitlines()
-    for line, cell in zip(rows, load_grid("three.yaml").runs, strict=True):
-        assert cell.run_id in line and f"seed={cell.config.seed}" in line and "[GPUs 2, at most 30 min]" in line
+    for line, planned in zip(rows, load_grid("three.yaml").runs, strict=True):
+        assert planned.run_id in line and f"seed={planned.config.seed}" in line and "[GPUs 2, at most 30 min]" in line
     assert "3 to do; nothing was started" in total
     assert "at most 3 GPU-hours" in estimate
     assert not Path("runs").exists()
@@ -198,8 +198,8 @@ def test_dry_run_goes_by_what_finished_runs_took(folder: Path, capsys: pytest.Ca
         (["--grid", "thre.yaml"], "no grid 'thre.yaml'"),
         (["--set", "sed=1"], "unknown field 'sed'; did you mean 'seed'"),
         (["--profile", "nowhere"], "no profile 'nowhere'"),
-        (["--retry", "eror"], "invalid choice: 'eror'"),
-        (["--retri", "error"], "unrecognized arguments: --retri"),
+        (["--retry", "eror"], "invalid choice 'eror'; did you mean 'error'"),
+        (["--retri", "error"], "unknown arguments? --retri"),
     ],
 )
 def test_wrong_flags_exit_with_2_and_start_nothing(folder: Path, flags: list[str], message: str, capsys):
@@ -253,7 +253,9 @@ def test_two_processes_of_one_machine_reach_the_weights_of_one(folder: Path):
 
 
 def listed() -> dict[str, dict]:
-    return {row["run_id"]: row["differs"] for row in json.loads(Path("runs/three.grid.json").read_text())["runs"]}
+    return {
+        listed["run_id"]: listed["differs"] for listed in json.loads(Path("runs/three.grid.json").read_text())["runs"]
+    }
 
 
 def test_launches_of_one_grid_with_other_values_are_all_listed(folder: Path, capsys: pytest.CaptureFixture):
@@ -345,8 +347,8 @@ def test_no_wait_leaves_the_runs_to_themselves(folder: Path):
     flags = ["--executor", "local", "--no-wait", "--set", "measure.samples=2"]
     done = subprocess.run([*command, *flags], capture_output=True, text=True, cwd=folder)
     assert done.returncode == 0, done.stderr
-    (cell,) = load_grid("three.yaml", overrides=["measure.samples=2"], only=["seed=0"]).runs
-    wait_until(lambda: read_result(Path("runs", cell.run_id)))
+    (planned,) = load_grid("three.yaml", overrides=["measure.samples=2"], only=["seed=0"]).runs
+    wait_until(lambda: read_result(Path("runs", planned.run_id)))
 
 
 def test_failed_runs_are_told_with_the_flag_that_computes_them_again(folder: Path, capsys: pytest.CaptureFixture):
