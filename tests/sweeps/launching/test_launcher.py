@@ -199,7 +199,7 @@ def test_dry_run_goes_by_what_finished_runs_took(folder: Path, capsys: pytest.Ca
         (["--set", "sed=1"], "unknown field 'sed'; did you mean 'seed'"),
         (["--profile", "nowhere"], "no profile 'nowhere'"),
         (["--retry", "eror"], "invalid choice 'eror'; did you mean 'error'"),
-        (["--retri", "error"], "unknown arguments? --retri"),
+        (["--retri", "error"], "did you mean '--retry'"),
     ],
 )
 def test_wrong_flags_exit_with_2_and_start_nothing(folder: Path, flags: list[str], message: str, capsys):
