@@ -38,7 +38,9 @@ _AVERAGE = re.compile(r"(^|[._])(ema|swa|avg|average|averaged|shadow|teacher)([.
 _NO_WEIGHTS = re.compile(r"optim|sched|scaler|rng|callback|hyper", re.IGNORECASE)
 _COUNTERS = frozenset(["n_averaged"])  # of torch.optim.swa_utils
 _INDEX = ".index.json"
-_KNOWN = ".safetensors and torch's .pth .pt .pyth .bin .ckpt .pth.tar"
+TORCH_SUFFIXES = (".pth", ".pt", ".pyth", ".bin", ".ckpt", ".tar")
+"""Endings of the names that torch's files usually have; what a file is, its first bytes say."""
+_KNOWN = f".safetensors and torch's {' '.join(TORCH_SUFFIXES)}"
 _PLAIN = [argparse.Namespace]  # a class that holds values and does nothing: many files keep their options in one
 
 _KINDS: tuple[tuple[bytes, str], ...] = (

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import itertools
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,6 @@ MOST_BLOCKS = 1000
 _MOST_ERRORS = 10
 _MOST_ITEMS = 10_000
 _LARGEST = 1_000_000
-_LONGEST_PATH = 4000
 _SHOWN = 200
 
 
@@ -148,14 +148,10 @@ def _numbers(value: Any) -> Iterator[float]:
 def _check_root(root: str) -> None:
     if root == "embedded":
         return
-    if not root.strip() or not _exists(root):
+    if not root.strip() or not os.path.exists(root):
         raise ConfigError(
             f"data.root: no folder '{_shortened(root)}' (nor manifest file); say where yours is by --set data.root=PATH"
         )
-
-
-def _exists(path: str) -> bool:
-    return len(path) <= _LONGEST_PATH and Path(path).exists()
 
 
 def _shortened(path: str) -> str:
@@ -163,15 +159,15 @@ def _shortened(path: str) -> str:
 
 
 def _check_weights(field: str, path: str | None) -> None:
-    if path is None or (_exists(path) and Path(path).is_file()):
+    if path is None or os.path.isfile(path):
         return
-    from dualformer.weights import TORCH_SUFFIXES
+    from dualformer.checkpoint_files import TORCH_SUFFIXES
 
     folder = Path(path).parent
-    if len(path) > _LONGEST_PATH or not folder.is_dir():
+    if not os.path.isdir(folder):
         raise ConfigError(f"{field}: no file '{_shortened(path)}', nor its folder")
     weights = [file.name for file in folder.iterdir() if file.suffix in (".safetensors", *TORCH_SUFFIXES)]
-    raise ConfigError(f"{field}: no file '{path}'{nearest(Path(path).name, weights)}")
+    raise ConfigError(f"{field}: no file '{_shortened(path)}'{nearest(Path(path).name, weights)}")
 
 
 def _model_of(config: RunConfig) -> ModelConfig:
