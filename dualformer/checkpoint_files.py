@@ -38,9 +38,9 @@ _AVERAGE = re.compile(r"(^|[._])(ema|swa|avg|average|averaged|shadow|teacher)([.
 _NO_WEIGHTS = re.compile(r"optim|sched|scaler|rng|callback|hyper", re.IGNORECASE)
 _COUNTERS = frozenset(["n_averaged"])  # of torch.optim.swa_utils
 _INDEX = ".index.json"
-SUFFIXES = (".safetensors", ".pth", ".pt", ".pyth", ".bin", ".ckpt", ".pth.tar")
-"""What such files are called, torch's own from the second on; a file is told by what is in it."""
-_KNOWN = f"{SUFFIXES[0]} and torch's {' '.join(SUFFIXES[1:])}"
+TORCH_SUFFIXES = (".pth", ".pt", ".pyth", ".bin", ".ckpt", ".tar")
+"""Endings of the names that torch's files usually have; what a file is, its first bytes say."""
+_KNOWN = f".safetensors and torch's {' '.join(TORCH_SUFFIXES)}"
 # A class that holds values and does nothing: many files keep their options in one.
 _PLAIN: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [argparse.Namespace]
 

@@ -152,9 +152,9 @@ def _run_folder(name: str, runs: Path) -> Path | None:
 
 
 def _is_named_as_weights(path: Path) -> bool:
-    from dualformer.checkpoint_files import SUFFIXES  # here: it brings torch along
+    from dualformer.checkpoint_files import TORCH_SUFFIXES  # here: it brings torch along
 
-    return path.name.endswith(SUFFIXES)
+    return path.suffix in (".safetensors", *TORCH_SUFFIXES)
 
 
 def _is_run(folder: Path) -> bool:

@@ -102,19 +102,34 @@ def is_shared() -> bool:
 def _launch(options: argparse.Namespace, worker: str) -> int:
     from slurm.profile import ProfileError, load_profile
     from sweeps.launching import dry_run, following
-    from sweeps.launching.opening import open_sweep
+    from sweeps.launching.opening import open_sweep, refuse_impossible
 
     try:
         _check_shared(options)
         profile = load_profile(options.profile)
         grid = _load(options, profile)
         if options.dry_run:
+            _try_place(options, grid, profile)
             print("\n".join(dry_run.describe(grid, options.runs, profile)))
             return 0
+        refuse_impossible(options, grid, profile)
         sweep = open_sweep(options, grid, profile, worker)
     except (ConfigError, ProfileError, OSError) as error:
         return commands.fail(error)
     return following.leave(sweep, options, grid) if options.no_wait else following.follow(sweep)
+
+
+def _try_place(options: argparse.Namespace, grid: Grid, profile: Profile) -> None:
+    """Refuses what the place that was named can't give; where none was, says so, since the runs may be for another."""
+    from slurm.profile import ProfileError
+    from sweeps.launching.opening import refuse_impossible
+
+    try:
+        refuse_impossible(options, grid, profile)
+    except (ConfigError, ProfileError) as error:
+        if options.executor != "auto":
+            raise
+        print(f"note: here a launch would be refused: {error}", file=sys.stderr)
 
 
 def _load(options: argparse.Namespace, profile: Profile) -> Grid:

@@ -176,7 +176,7 @@ def test_launching_some_rows_does_not_forget_the_others(folder: Path):
 
 def test_dry_run_shows_ids_differences_and_costs_and_starts_nothing(folder: Path, capsys: pytest.CaptureFixture):
     Path("two.yaml").write_text("gpus_per_node: 2\ntime_min: 30\n")
-    assert run("ok", "--dry-run") == 0
+    assert run("ok", "--dry-run", executor="auto") == 0
     *rows, total, estimate = capsys.readouterr().out.splitlines()
     for line, planned in zip(rows, load_grid("three.yaml").runs, strict=True):
         assert planned.run_id in line and f"seed={planned.config.seed}" in line and "[GPUs 2, at most 30 min]" in line
@@ -187,7 +187,7 @@ def test_dry_run_shows_ids_differences_and_costs_and_starts_nothing(folder: Path
 
 def test_dry_run_goes_by_what_finished_runs_took(folder: Path, capsys: pytest.CaptureFixture):
     assert run("ok", "--only", "seed=0", executor="debug") == 0
-    assert run("ok", "--dry-run", "--set", "resources.nodes=2") == 0
+    assert run("ok", "--dry-run", "--set", "resources.nodes=2", executor="auto") == 0
     shown = capsys.readouterr().out
     assert "2 to do" in shown and "median of 1" in shown and "[CPUs 1, nodes 2, at most" in shown
 
@@ -210,10 +210,35 @@ def test_wrong_flags_exit_with_2_and_start_nothing(folder: Path, flags: list[str
     assert status == 2 and message in capsys.readouterr().err and not Path("runs").exists()
 
 
-def test_a_run_that_asks_for_more_gpus_than_there_are_starts_nothing(folder: Path, capsys: pytest.CaptureFixture):
-    assert run("ok", "--set", "resources.gpus_per_node=2") == 2
-    assert "seed=0: it asks for 2 GPUs, and this machine has 0" in capsys.readouterr().err
-    assert not list(Path("runs").glob("*/config.json"))
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--set", "resources.gpus_per_node=2"], "seed=0: it asks for 2 GPUs, and this machine has 0"),
+        (["--set", "resources.nodes=2"], "seed=0: it asks for 2 nodes, and this is one machine"),
+        (["--set", "device=cuda"], "seed=0: device is 'cuda', and this machine has none"),
+        (["--set", "measure.cuda_graph=true"], "seed=0: measure.cuda_graph needs a GPU"),
+        (["--executor", "slurm"], "no Slurm here"),
+        (["--runs", "runs%j"], "stands for a number in names of files"),
+    ],
+)
+def test_what_can_never_be_had_here_starts_nothing_nor_is_shown(
+    folder: Path, flags: list[str], message: str, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr("slurm.queue.answers", lambda: False)
+    before = sorted(folder.iterdir())
+    for more in ([], ["--dry-run"]):
+        assert run("ok", *flags, *more) == 2
+        assert message in capsys.readouterr().err
+    assert sorted(folder.iterdir()) == before
+
+
+def test_what_is_planned_for_another_place_is_shown_with_a_note(
+    folder: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("slurm.queue.answers", lambda: False)
+    assert run("ok", "--set", "resources.gpus_per_node=8", "--dry-run", executor="auto") == 0
+    assert "note: here a launch would be refused: seed=0: it asks for 8 GPUs" in capsys.readouterr().err
 
 
 def test_gpus_are_shared_out_between_runs_of_different_needs(folder: Path, monkeypatch: pytest.MonkeyPatch):
@@ -394,15 +419,25 @@ def test_a_grid_that_is_refused_later_leaves_nothing_either(folder: Path):
         (["model.num_frames=64"], "64 frames at stride 1 need 64, and embedded videos have"),
         (["data.frame_stride=16"], "4 frames at stride 16 need 49"),
         (["train.token_labels.teacher=dualformer_base"], "name the weights of dualformer_base"),
+        (["data.root=.", "data.resize=8"], "16x16 is larger than the resized training frames, 8x8"),
+        (["data.root=.", "data.test_resize=[64, 8]"], "16x16 is larger than the resized test frames, 64x8"),
+        (["train.log_to=[wandb]"], "wandb is not installed (pip install wandb)"),
+        (["data.decoder=torchcodec"], "decoder 'torchcodec' needs the package torchcodec"),
+        (["device=cpu", "measure.attention_backend=cudnn"], "measure.attention_backend 'cudnn' needs a GPU"),
     ],
 )
-def test_what_training_would_refuse_is_refused_before(folder: Path, flags: list[str], message: str, capsys):
+def test_what_training_would_refuse_is_refused_before(
+    folder: Path, flags: list[str], message: str, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    for package in ("wandb", "torchcodec"):
+        monkeypatch.setitem(sys.modules, package, None)
     assert run("ok", "--dry-run", "--set", "train.steps=5", *flags) == 2
     assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    "flags", [["data.augment.crop_area=[0.5, 1]", "data.test_resize=64"], ["data.short_video=loop"]]
+    "flags",
+    [["data.augment.crop_area=[0.5, 1]", "data.test_resize=64"], ["data.short_video=loop"], ["data.root=."]],
 )
 def test_what_training_can_do_is_not_refused(folder: Path, flags: list[str]):
     assert run("ok", "--dry-run", "--set", "train.steps=5", "data.frame_stride=1", *flags) == 0
