@@ -165,6 +165,18 @@ def share(text: str) -> float:
     return value
 
 
+def add_assignments(parser: argparse.ArgumentParser) -> None:
+    """Adds `--set FIELD=VALUE ...` for fields of a model, which `assigned` reads."""
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="any other field of the model's config, values as JSON or as text (default: as published)",
+    )
+
+
 def assigned(texts: Iterable[str], flags: Container[str] = ()) -> dict[str, Any]:
     """Fields and values of `--set FIELD=VALUE ...`; a value is JSON where it reads as such, else text.
 

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from dualformer.arguments import assigned, parse_and_run, positive
+from dualformer.arguments import add_assignments, assigned, parse_and_run, positive
 
 if TYPE_CHECKING:
     from dualformer.checking import Finding
@@ -29,14 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--num-frames", type=positive, metavar="T", help="frames of a clip (default: as published)")
     parser.add_argument("--crop-size", type=positive, metavar="PX", help="side of a clip (default: as published)")
-    parser.add_argument(
-        "--set",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="FIELD=VALUE",
-        help="further fields of the model, values as JSON or as text (default: as published)",
-    )
+    add_assignments(parser)
 
 
 def run(options: argparse.Namespace) -> int:

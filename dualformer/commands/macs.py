@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from dualformer.arguments import assigned, columns, positive
+from dualformer.arguments import add_assignments, assigned, columns, positive
 from dualformer.config import ConfigError
 
 if TYPE_CHECKING:
@@ -35,14 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--num-classes", type=positive, default=400, metavar="N", help="classes of the head")
     parser.add_argument("--attention", metavar="PATTERN", help="of dualformer_*, such as LG (default: as published)")
-    parser.add_argument(
-        "--set",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="FIELD=VALUE",
-        help="any other field of the model's config (default: as published)",
-    )
+    add_assignments(parser)
     head = parser.add_mutually_exclusive_group()
     head.add_argument("--head", action="store_true", default=None, help="count the head (default: as its paper does)")
     head.add_argument(

@@ -87,8 +87,14 @@ class Viewer:
         return sampling.at_average_rate(indices, info.times, info.seconds)
 
 
-def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the options that say which model looks at what, and how."""
+def add_model_options(parser: argparse.ArgumentParser, videos: str) -> None:
+    """Adds the words and options that say which model looks at what, and how; `videos` says what those may be."""
+    parser.add_argument(
+        "words",
+        nargs="+",
+        metavar="RUN|WEIGHTS|VIDEO",
+        help=f"a run (folder or id) or a file of weights, where --model doesn't say it all; then {videos}",
+    )
     parser.add_argument(
         "--model", metavar="NAME", help="of `dualformer models`, or package.module:function (default: the run's)"
     )
