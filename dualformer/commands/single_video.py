@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 NUM_CLIPS = 4
 """Clips spread over a video that no run says anything about."""
 
-_WEIGHTS_SUFFIXES = (".pt", ".pth", ".pyth", ".bin", ".ckpt", ".safetensors")
-
 
 @dataclasses.dataclass(frozen=True)
 class Viewer:
@@ -129,7 +127,7 @@ def viewer_and_videos(options: argparse.Namespace) -> tuple[Viewer, list[Path]]:
     if (run := _run_folder(first, options.runs)) is not None:
         weights = Path(first) if Path(first).is_file() else None
         viewer, videos = _of_run(run, weights, options), others
-    elif Path(first).suffix in _WEIGHTS_SUFFIXES:
+    elif Path(first).suffix in layout.WEIGHTS_SUFFIXES:
         options.weights = options.weights or Path(first)
         viewer, videos = _of_name(options), others
     else:
@@ -142,7 +140,7 @@ def viewer_and_videos(options: argparse.Namespace) -> tuple[Viewer, list[Path]]:
 def _run_folder(name: str, runs: Path) -> Path | None:
     """The folder of a run that a path leads to or into, or that an id or the beginning of one names."""
     path = Path(name)
-    for folder in (path, path.parent) if path.suffix in _WEIGHTS_SUFFIXES else (path,):
+    for folder in (path, path.parent) if path.suffix in layout.WEIGHTS_SUFFIXES else (path,):
         if _is_run(folder):
             return folder
     if path.exists() or not name.isalnum():

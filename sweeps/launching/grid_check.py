@@ -13,6 +13,7 @@ from typing import Any
 from dualformer.config import ConfigError, nearest, nest
 from dualformer.model_config import ModelConfig
 from dualformer.registry import model_config
+from dualformer.results.layout import WEIGHTS_SUFFIXES
 from sweeps.launching.planned_run import PlannedRun
 from sweeps.run_config import RunConfig
 
@@ -165,12 +166,10 @@ def _shortened(path: str) -> str:
 def _check_weights(field: str, path: str | None) -> None:
     if path is None or (_exists(path) and Path(path).is_file()):
         return
-    from dualformer.weights import TORCH_SUFFIXES
-
     folder = Path(path).parent
     if len(path) > _LONGEST_PATH or not folder.is_dir():
         raise ConfigError(f"{field}: no file '{_shortened(path)}', nor its folder")
-    weights = [file.name for file in folder.iterdir() if file.suffix in (".safetensors", *TORCH_SUFFIXES)]
+    weights = [file.name for file in folder.iterdir() if file.suffix in WEIGHTS_SUFFIXES]
     raise ConfigError(f"{field}: no file '{path}'{nearest(Path(path).name, weights)}")
 
 
