@@ -30,7 +30,6 @@ logger = logging.getLogger(__name__)
 Size = tuple[int, int, int]
 
 
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class WeightLayout:
     """How one family of checkpoints names and shapes the weights of a model.
