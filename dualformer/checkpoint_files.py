@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from dualformer.config import nearest
+from dualformer.results.layout import WEIGHTS_SUFFIXES
 
 State = dict[str, Tensor]
 
@@ -38,9 +39,7 @@ _AVERAGE = re.compile(r"(^|[._])(ema|swa|avg|average|averaged|shadow|teacher)([.
 _NO_WEIGHTS = re.compile(r"optim|sched|scaler|rng|callback|hyper", re.IGNORECASE)
 _COUNTERS = frozenset(["n_averaged"])  # of torch.optim.swa_utils
 _INDEX = ".index.json"
-TORCH_SUFFIXES = (".pth", ".pt", ".pyth", ".bin", ".ckpt", ".tar")
-"""Endings of the names that torch's files usually have; what a file is, its first bytes say."""
-_KNOWN = f".safetensors and torch's {' '.join(TORCH_SUFFIXES)}"
+_KNOWN = f"{WEIGHTS_SUFFIXES[0]} and torch's {' '.join(WEIGHTS_SUFFIXES[1:])}"
 # A class that holds values and does nothing: many files keep their options in one.
 _PLAIN: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [argparse.Namespace]
 

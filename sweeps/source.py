@@ -6,7 +6,7 @@ import hashlib
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,13 @@ _STANDARD_LIBRARY = Path(sysconfig.get_path("stdlib")).resolve()
 
 def code_hash(root: Path = ROOT) -> str:
     """Returns 12 hexadecimal digits that stand for every line of code a run may execute."""
+    return hash_of(files(root))
+
+
+def hash_of(named: Iterable[tuple[Path, Path]]) -> str:
+    """Returns 12 hexadecimal digits that stand for the content of files by their names, in whatever order they come."""
     digest = hashlib.sha256()
-    for name, path in sorted(files(root)):
+    for name, path in sorted(named):
         content = hashlib.sha256(path.read_bytes()).hexdigest()
         digest.update(f"{content}  {name.as_posix()}\n".encode())
     return digest.hexdigest()[:12]

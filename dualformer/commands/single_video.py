@@ -133,7 +133,7 @@ def viewer_and_videos(options: argparse.Namespace) -> tuple[Viewer, list[Path]]:
     if (run := _run_folder(first, options.runs)) is not None:
         weights = Path(first) if Path(first).is_file() else None
         viewer, videos = _of_run(run, weights, options), others
-    elif _is_named_as_weights(Path(first)):
+    elif Path(first).suffix in layout.WEIGHTS_SUFFIXES:
         options.weights = options.weights or Path(first)
         viewer, videos = _of_name(options), others
     else:
@@ -146,7 +146,7 @@ def viewer_and_videos(options: argparse.Namespace) -> tuple[Viewer, list[Path]]:
 def _run_folder(name: str, runs: Path) -> Path | None:
     """The folder of a run that a path leads to or into, or that an id or the beginning of one names."""
     path = Path(name)
-    for folder in (path, path.parent) if _is_named_as_weights(path) else (path,):
+    for folder in (path, path.parent) if path.suffix in layout.WEIGHTS_SUFFIXES else (path,):
         if _is_run(folder):
             return folder
     if path.exists() or not name.isalnum():
@@ -155,12 +155,6 @@ def _run_folder(name: str, runs: Path) -> Path | None:
     if len(found) > 1:
         raise ConfigError(f"{len(found)} runs in '{runs}' begin with '{name}'")
     return found[0] if found else None
-
-
-def _is_named_as_weights(path: Path) -> bool:
-    from dualformer.checkpoint_files import TORCH_SUFFIXES  # here: it brings torch along
-
-    return path.suffix in (".safetensors", *TORCH_SUFFIXES)
 
 
 def _is_run(folder: Path) -> bool:

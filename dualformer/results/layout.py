@@ -24,6 +24,8 @@ WEIGHTS = "weights.pt"
 """Weights after the last step."""
 BEST_WEIGHTS = "best.pt"
 """Weights of the best evaluation on the way."""
+WEIGHTS_SUFFIXES = (".safetensors", ".pt", ".pth", ".pyth", ".bin", ".ckpt", ".tar")
+"""How names of files of weights end, anybody's; what a file is its first bytes tell."""
 FAILED_BATCH = "failed_batch.json"
 """Videos of the batch whose loss was not finite."""
 PREDICTIONS = "predictions.csv"

@@ -16,6 +16,7 @@ from dualformer.config import ConfigError, nearest, nest
 from dualformer.data.config import EMBEDDED
 from dualformer.model_config import ModelConfig
 from dualformer.registry import model_config
+from dualformer.results.layout import WEIGHTS_SUFFIXES
 from sweeps.launching.planned_run import PlannedRun
 from sweeps.run_config import RunConfig
 
@@ -165,12 +166,10 @@ def _shortened(path: str) -> str:
 def _check_weights(field: str, path: str | None) -> None:
     if path is None or os.path.isfile(path):
         return
-    from dualformer.checkpoint_files import TORCH_SUFFIXES
-
     folder = Path(path).parent
     if not os.path.isdir(folder):
         raise ConfigError(f"{field}: no file '{_shortened(path)}', nor its folder")
-    weights = [file.name for file in folder.iterdir() if file.suffix in (".safetensors", *TORCH_SUFFIXES)]
+    weights = [file.name for file in folder.iterdir() if file.suffix in WEIGHTS_SUFFIXES]
     raise ConfigError(f"{field}: no file '{_shortened(path)}'{nearest(Path(path).name, weights)}")
 
 

@@ -7,7 +7,6 @@ which a grid names by import path, are copied beside it.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -39,7 +38,7 @@ def take(runs: Path, models: Iterable[str] = (), root: Path = source.ROOT) -> Pa
     """
     folder = runs.resolve() / layout.SNAPSHOTS
     files = [*source.files(root), *_files_of(models)]
-    if (known := folder / _name(files)).exists():
+    if (known := folder / source.hash_of(files)).exists():
         return known
     folder.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=".", dir=folder))
@@ -49,7 +48,9 @@ def take(runs: Path, models: Iterable[str] = (), root: Path = source.ROOT) -> Pa
     (aside / source.SOURCE).write_text(json.dumps(source.source_state(root)))
     (aside / _PATCH).write_bytes(_uncommitted(root))
     aside.chmod(0o755)
-    snapshot = folder / _name((name, aside / name) for name, _ in files)  # an editor may have saved a file meanwhile
+    snapshot = folder / source.hash_of(
+        (name, aside / name) for name, _ in files
+    )  # an editor may have saved a file meanwhile
     try:
         os.rename(aside, snapshot)
     except OSError:  # another launcher was faster
@@ -70,16 +71,7 @@ def check(expected: str) -> None:
 
 def name_of(root: Path) -> str:
     """Returns the name that the code in a folder has, be it a checkout or a copy."""
-    return _name([*source.files(root), *(_beside(root) if (root / _PATCH).exists() else ())])
-
-
-def _name(files: Iterable[tuple[Path, Path]]) -> str:
-    """12 hexadecimal digits that stand for files, by their names in the copy; without further ones, the code's hash."""
-    digest = hashlib.sha256()
-    for name, path in files:
-        content = hashlib.sha256(path.read_bytes()).hexdigest()
-        digest.update(f"{content}  {name.as_posix()}\n".encode())
-    return digest.hexdigest()[:12]
+    return source.hash_of([*source.files(root), *(_beside(root) if (root / _PATCH).exists() else ())])
 
 
 def _beside(snapshot: Path) -> Iterable[tuple[Path, Path]]:
