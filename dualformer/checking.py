@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from dualformer.attention import find
 from dualformer.attention.base import Attention, Place
+from dualformer.errors import kind_and_line
 from dualformer.layers import Size
 from dualformer.macs import count_macs
 from dualformer.model_config import ModelConfig
@@ -307,7 +308,7 @@ def check_letter(letter: str, checks: Iterable[str] = CHECKS) -> Iterator[Findin
         except CheckError as error:
             yield Finding(name, False, str(error))
         except Exception as error:
-            yield Finding(name, False, f"{type(error).__name__}: {error}".splitlines()[0])
+            yield Finding(name, False, kind_and_line(error))
 
 
 def _relative(value: Tensor, expected: Tensor) -> float:

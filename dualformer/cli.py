@@ -156,7 +156,7 @@ def _is_for_the_user(error: Exception) -> bool:
 
 
 def _is_ours(module: str) -> bool:
-    return module.partition(".")[0] in ("dualformer", "baselines", *suite.PACKAGES)
+    return module.partition(".")[0] in suite.PROJECT
 
 
 def _text(error: Exception) -> str:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from dualformer.checking import CheckError, Finding, twin_errors
 from dualformer.config import ConfigError
+from dualformer.errors import kind_and_line
 from dualformer.macs import closed_form, count_macs
 from dualformer.meta import no_memory
 from dualformer.model_config import ModelConfig
@@ -280,4 +281,4 @@ def check_model(about: Subject) -> Iterator[Finding]:
         except CheckError as error:
             yield Finding(name, False, str(error))
         except Exception as error:
-            yield Finding(name, False, f"{type(error).__name__}: {error}".splitlines()[0])
+            yield Finding(name, False, kind_and_line(error))

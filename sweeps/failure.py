@@ -12,6 +12,7 @@ from dualformer.checkpoint_files import WeightsError
 from dualformer.config import ConfigError
 from dualformer.data.files import DataError
 from dualformer.data.reader import VideoError
+from dualformer.errors import first_line, kind_and_line
 from dualformer.results.result import Status
 from sweeps.training.errors import EvaluationError, TrainingError
 
@@ -38,8 +39,4 @@ def told_failure(error: Exception) -> Failure:
     traceback.print_exception(error)
     place = traceback.extract_tb(error.__traceback__)[-1]
     where = f"{Path(place.filename).name}:{place.lineno}"
-    return {"status": "error", "reason": f"{type(error).__name__}: {first_line(error)} ({where})"}
-
-
-def first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__
+    return {"status": "error", "reason": f"{kind_and_line(error)} ({where})"}

@@ -10,6 +10,7 @@ from typing import Any
 
 from dualformer.arguments import positive, program
 from dualformer.config import Config, ConfigError
+from dualformer.errors import first_line
 from sweeps.run_config import MeasureConfig, RunConfig
 
 if typing.TYPE_CHECKING:
@@ -162,7 +163,6 @@ def ended(command: str, work: Callable[[], int]) -> int:
         said, status = str(error), 1
     except (MemoryError, RuntimeError) as error:
         out = is_out_of_memory(error)
-        first = str(error).strip().partition("\n")[0]
-        said, status = ("out of memory", 1) if out else (f"torch refuses: {first}", 1)
+        said, status = ("out of memory", 1) if out else (f"torch refuses: {first_line(error)}", 1)
     print(f"{program(command)}: {said}", file=sys.stderr)
     return status
