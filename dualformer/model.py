@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from dualformer.attention.base import Attention, Place
 from dualformer.attention.patterns import attention_of, check_keys, options_of, symbols
+from dualformer.checkpoint_files import State
 from dualformer.config import ConfigError, FrozenMapping, freeze
 from dualformer.layers import (
     Block,
@@ -35,8 +36,9 @@ from dualformer.layers import (
     init_linear,
     run_block,
 )
+from dualformer.meta import no_memory
 from dualformer.model_config import ModelConfig
-from dualformer.weights import PoolingKernel, PositionTable, State, WeightLayout, inflate
+from dualformer.weights import PoolingKernel, PositionTable, WeightLayout, inflate
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -199,7 +201,7 @@ class DualFormerConfig(ModelConfig):
 @lru_cache(maxsize=10_000)
 def _attention_macs(cls: type[Attention], place: Place, options: Any) -> int:
     """What one attention says of itself; a network has many of a kind."""
-    with torch.device("meta"):
+    with no_memory():
         return cls(place, options).macs()
 
 

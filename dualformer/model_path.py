@@ -21,7 +21,7 @@ import sys
 import sysconfig
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from torch import nn
 
@@ -62,7 +62,8 @@ class PathConfig(ModelConfig):
 
     def changed(self, **changes: Any) -> Self:
         fields = {**self.to_dict(), **changes}
-        return path_config(fields.pop("name"), fields)
+        # Of the same class, unless the function answers other arguments with something else.
+        return cast(Self, path_config(fields.pop("name"), fields))
 
     def build(self) -> nn.Module:
         """Returns the network that the function makes, adapted.

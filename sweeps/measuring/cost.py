@@ -23,13 +23,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dualformer.arguments import program
+from dualformer.arguments import parse_and_run, positive, positive_number, program
 from dualformer.config import ConfigError, flatten
 from dualformer.data.config import DataConfig
 from dualformer.results import result_set
 from dualformer.results.result_set import ResultSetError
 from sweeps.launching.planned_run import PlannedRun
-from sweeps.measuring.options import ended, parse_and_run, positive, positive_int
+from sweeps.measuring.options import ended
 from sweeps.run_config import RunConfig
 from sweeps.training.schedule import Schedule
 
@@ -133,7 +133,7 @@ def _training_videos(config: DataConfig) -> int | None:
     if config.root == "embedded":  # its size is known without drawing it
         return config.embedded.num_train
     from dualformer.data.dataset import load_manifest  # here: it needs the decoders of videos, and nothing else does
-    from dualformer.data.manifest import DataError
+    from dualformer.data.files import DataError
 
     try:
         return len(load_manifest(config).split("train", config.holdout, config.fold))
@@ -169,8 +169,8 @@ def summary(costs: Sequence[Cost], num_unknown: int, devices: int) -> str:
     if num_unknown and not any(cost.device_hours for cost in costs):
         return f"time and energy unknown: no measured rate for {num_unknown} runs that train"
     hours = [cost.device_hours for cost in costs]
-    energies = [cost.energy_kwh for cost in costs]
-    energy = "energy unknown" if None in energies else f"{sum(energies):.3g} kWh"
+    energies = [cost.energy_kwh for cost in costs if cost.energy_kwh is not None]
+    energy = f"{sum(energies):.3g} kWh" if len(energies) == len(costs) else "energy unknown"
     wall = duration(wall_hours(hours, devices))
     text = f"{duration(sum(hours))} of devices, {wall} on {devices} of them, {energy}"
     return text + (f"; {num_unknown} more runs have no measured rate" if num_unknown else "")
@@ -233,13 +233,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     of_recipe = parser.add_argument_group("cost of a recipe, at a given rate")
     of_recipe.add_argument(
-        "--clips-per-s", type=positive, metavar="X", help="clips a second that one device trains (no default)"
+        "--clips-per-s", type=positive_number, metavar="X", help="clips a second that one device trains (no default)"
     )
-    of_recipe.add_argument("--epochs", type=positive, metavar="X", help="passes over all videos (no default)")
-    of_recipe.add_argument("--videos", type=positive, metavar="X", help="of an epoch, one clip of each (no default)")
-    parser.add_argument("--devices", type=positive_int, default=1, metavar="N", help="how many there are (default: 1)")
+    of_recipe.add_argument("--epochs", type=positive_number, metavar="X", help="passes over all videos (no default)")
+    of_recipe.add_argument(
+        "--videos", type=positive_number, metavar="X", help="of an epoch, one clip of each (no default)"
+    )
+    parser.add_argument("--devices", type=positive, default=1, metavar="N", help="how many there are (default: 1)")
     parser.add_argument(
-        "--watts", type=positive, metavar="X", help="average power of one device (default: what meters said)"
+        "--watts", type=positive_number, metavar="X", help="average power of one device (default: what meters said)"
     )
 
 
@@ -275,7 +277,7 @@ def _cost_of_grid(options: argparse.Namespace) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parses the command line and runs it; returns the exit status."""
-    return parse_and_run(sys.modules[__name__], "cost", arguments)
+    return parse_and_run(sys.modules[__name__], arguments, prog="cost")
 
 
 if __name__ == "__main__":

@@ -23,8 +23,8 @@ def runs(tmp_path: Path) -> Path:
     names = ("ok", "failed", "new", "sent")
     listed = [{"run_id": name, "differs": {"seed": index}} for index, name in enumerate(names)]
     (tmp_path / "some.grid.json").write_text(json.dumps({"grid": "some", "runs": listed}))
-    for row in listed:
-        (tmp_path / row["run_id"]).mkdir()
+    for run in listed:
+        (tmp_path / run["run_id"]).mkdir()
     write_result(tmp_path / "ok", Result(run_id="ok", status="ok", top1=0.75))
     write_result(tmp_path / "failed", Result(run_id="failed", status="oom", reason="no memory\nleft"))
     ledger.append(tmp_path / "sent", "submit", token="t")
