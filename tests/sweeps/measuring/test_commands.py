@@ -14,7 +14,7 @@ COMMANDS = {
     "side-by-side": "sweeps.measuring.comparison",
     "roofline": "sweeps.measuring.roofline",
     "max-batch": "sweeps.measuring.max_batch",
-    "cost": "sweeps.measuring.cost",
+    "cost": "sweeps.launching.plan_cost",
     "metrics": "sweeps.training.metrics",
 }
 SMALL = ["--num-frames", "4", "--crop-size", "32", "--device", "cpu"]
