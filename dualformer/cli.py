@@ -79,7 +79,7 @@ COMMANDS = {
         Command("logs", "sweeps", "sweeps.launching.logs", "print what a run printed"),
         Command("cancel", "sweeps", "sweeps.launching.cancel", "end runs, or keep them from starting"),
         Command("retry", "sweeps", "sweeps.launching.retry", "compute runs again that are not ok"),
-        Command("cost", "sweeps", "sweeps.measuring.cost", "tell hours and energy of a grid beforehand"),
+        Command("cost", "sweeps", "sweeps.launching.plan_cost", "tell hours and energy of a grid beforehand"),
         Command("collect", "results", "analysis.collect", "turn run folders into one table per grid and device"),
         Command("figures", "results", "analysis.regenerate", "draw all figures and the report from the tables"),
         Command("compare", "results", "analysis.compare", "compare two sets of results, run by run"),

@@ -1,8 +1,9 @@
 """Everything that can be said about one run, as one frozen, serialisable value: the schema of a grid's fields.
 
-A run's identity is its content: the full resolved config, hashed, with the network's own, published values included.
-Editing a default, here or of a model, therefore makes a new run; two spellings of one network make the same one; and
-nothing about when, where or by which command a run was started can make one.
+A run's identity is its content: the full resolved config, hashed, with the network's own, published values included,
+down to the options of each block's attention. Editing a default, here, of a model or of an attention, therefore makes a
+new run; two spellings of one network make the same one; and nothing about when, where or by which command a run was
+started can make one.
 """
 
 from __future__ import annotations
@@ -313,7 +314,7 @@ class RunConfig(Config):
 
     @functools.cached_property
     def network(self) -> dict[str, Any]:
-        """The network's whole config as plain data, classes apart, which come with the data."""
+        """The network as `ModelConfig.resolved` gives it, classes apart, which come with the data."""
         return _network(self.model.name, self.model.changes(), without=("num_classes",))
 
     @property
@@ -345,11 +346,11 @@ def irrelevant_fields() -> frozenset[str]:
 
 
 def _network(name: str, changes: Mapping[str, Any], without: tuple[str, ...]) -> dict[str, Any]:
-    """A network's whole config; where it has none (no such model), what was chosen, and the run will say why."""
+    """A network resolved; where it can't be (no such model), what was chosen, and the run will say why."""
     from dualformer.registry import model_config  # here: models need torch
 
     try:
-        config = model_config(name, **changes).to_dict()
+        config = model_config(name, **changes).resolved()
     except ConfigError:
         config = {"name": name, **changes}
     return {field: value for field, value in config.items() if field not in without}

@@ -13,7 +13,6 @@ Exit status: 0 all runs are ok, 1 some are not, 2 the grid or a flag is wrong an
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -22,7 +21,7 @@ from dualformer.arguments import parse_and_run, positive
 from dualformer.config import ConfigError
 from dualformer.results.result import STATUSES
 from slurm.places import KINDS
-from slurm.task import on_torchrun
+from slurm.task import is_shared
 from sweeps.launching import commands
 from sweeps.launching.attempt import WORKER
 
@@ -92,11 +91,6 @@ def main(arguments: Sequence[str] | None = None, *, worker: str = WORKER) -> int
     return torchrun.launch(
         lambda lead: parse_and_run(sys.modules[__name__], arguments, run=lambda options: _launch(options, lead)), worker
     )
-
-
-def is_shared() -> bool:
-    """Whether other processes wait for this one to launch."""
-    return on_torchrun() and os.environ["WORLD_SIZE"] != "1"
 
 
 def _launch(options: argparse.Namespace, worker: str) -> int:

@@ -15,12 +15,12 @@ from dualformer.results.files import read_object
 from slurm.executor import Executor
 from slurm.places import make_executor
 from slurm.profile import Profile
+from slurm.task import is_shared
 from sweeps import source
 from sweeps.launching import ledger, snapshot
 from sweeps.launching.detached import arguments_to_go_on
 from sweeps.launching.grid import Grid
 from sweeps.launching.launch_record import note_launch
-from sweeps.launching.launcher import is_shared
 from sweeps.launching.sweep import Sweep
 
 _SHOWN = 5
