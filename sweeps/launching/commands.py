@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from dualformer.arguments import program
+from dualformer.arguments import printable, program
 
 AddArguments = Callable[[argparse.ArgumentParser], None]
 Run = Callable[[argparse.Namespace], int]
@@ -37,5 +37,5 @@ def main(doc: str | None, add_arguments: AddArguments, run: Run, arguments: Sequ
 
 def fail(error: object) -> int:
     """Says what is wrong, and returns exit status 2."""
-    print(f"{program('error')}: {error}", file=sys.stderr)
+    print(f"{program('error')}: {printable(str(error))}", file=sys.stderr)
     return 2

@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 import contextlib
 import hashlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from dualformer.arguments import printable
 from dualformer.config import ConfigError
 from dualformer.results import layout
 from dualformer.results.code import code_conflicts
+from dualformer.results.files import read_object
+from dualformer.results.result_set import kept_files
 from slurm.executor import Executor
 from slurm.places import make_executor
 from slurm.profile import Profile
@@ -74,7 +76,7 @@ def open_sweep(options: argparse.Namespace, grid: Grid, profile: Profile, worker
 
 def say(message: str) -> None:
     """Prints a message at once."""
-    print(message, flush=True)
+    print(printable(message), flush=True)
 
 
 def _executor(options: argparse.Namespace, grid: Grid, profile: Profile, code: Path) -> Executor:
@@ -111,7 +113,6 @@ def _hash(path: Path) -> str:
 def _codes(runs: Path, finished: list[str]) -> Iterator[dict[str, str]]:
     """The files that finished runs imported, of those that say."""
     for run_id in finished:
-        with contextlib.suppress(OSError, ValueError, AttributeError):
-            files = json.loads((runs / run_id / layout.PROVENANCE).read_text(encoding="utf-8")).get("code_files")
-            if isinstance(files, dict):
+        with contextlib.suppress(OSError, ValueError):
+            if files := kept_files(read_object(runs / run_id / layout.PROVENANCE)):
                 yield files

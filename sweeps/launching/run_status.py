@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from dualformer.results import layout
-from dualformer.results.files import read_lines
+from dualformer.results.files import read_lines, read_object
 from dualformer.results.result import STATUSES, read_result
 from slurm import places
 from slurm.processes import process_ended
@@ -53,7 +52,7 @@ def run_status(run_dir: Path, differs: str = "") -> RunStatus:
     """Returns where a run stands."""
     events = ledger.read(run_dir)
     starts = [event for event in events if event["event"] == "start"]
-    node = starts[-1].get("node", "") if starts else ""
+    node = ledger.text_of(starts[-1], "node") if starts else ""
     known = RunStatus(run_dir.name, "waiting", len(starts), node=node, differs=differs)
     result = read_result(run_dir)
     if result is not None:
@@ -77,7 +76,7 @@ def _unfinished(events: Sequence[Event]) -> tuple[str, str]:
     if (submission := ledger.open_submission(events)) is not None:
         may_run, note = _job(submission)
         return ("queued" if may_run else "lost"), note
-    lost = [event.get("reason", "") for event in events if event["event"] == "lost"]
+    lost = [ledger.text_of(event, "reason") for event in events if event["event"] == "lost"]
     return ("lost", lost[-1]) if lost else ("waiting", "")
 
 
@@ -105,9 +104,8 @@ def _time_left(run_dir: Path) -> str:
     if not steps:
         return ""
     try:
-        config = json.loads((run_dir / layout.CONFIG).read_text(encoding="utf-8"))
-        batch_size = config["train"]["batch_size"]
-    except (OSError, ValueError, KeyError):
+        batch_size = read_object(run_dir / layout.CONFIG)["train"]["batch_size"]
+        seconds = (steps[-1]["steps"] - steps[-1]["step"]) * batch_size / steps[-1]["clips_per_s"]
+        return str(datetime.timedelta(seconds=round(seconds)))
+    except (OSError, ValueError, LookupError, TypeError, ArithmeticError):  # what isn't there, or says no number
         return ""
-    seconds = (steps[-1]["steps"] - steps[-1]["step"]) * batch_size / steps[-1]["clips_per_s"]
-    return str(datetime.timedelta(seconds=round(seconds)))
