@@ -97,7 +97,7 @@ class Submission:
             launcher=_job_id(event.get("launcher")),
             host=text_of(event, "host"),
             index=index if isinstance(index, int) else 0,
-            time=event["time"],
+            time=text_of(event, "time"),
         )
 
 

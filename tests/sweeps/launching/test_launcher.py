@@ -452,7 +452,7 @@ def test_the_order_and_number_of_runs_can_be_limited(folder: Path):
     assert run("ok", "--limit", "1", "--axis", "seed=7,8", executor="debug") == 0
     assert [differs["seed"] for differs in listed().values()] == [7]
     (launch,) = json.loads(Path("runs/three.grid.json").read_text())["launches"]
-    assert launch["arguments"][-4:] == ["--axis", "seed=7,8", "--limit", "1"]
+    assert launch["arguments"][-2:] == ["--limit=1", "--axis=seed=7,8"]
 
 
 def test_a_run_folder_that_is_removed_meanwhile_starts_anew(launcher):
