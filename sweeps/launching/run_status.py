@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,11 @@ from dualformer.results.result import STATUSES, read_result
 from slurm import places
 from slurm.processes import process_ended
 from sweeps.launching import ledger
+from sweeps.launching.attempt import LOG_HEADER
 from sweeps.launching.ledger import Event, Submission
+
+_TAIL_BYTES = 4096
+_MOST_CHARACTERS = 160
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +65,7 @@ def run_status(run_dir: Path, differs: str = "") -> RunStatus:
         return dataclasses.replace(known, state=result.status, note=" ".join((result.reason or figures).split()))
     known = dataclasses.replace(known, progress=progress(run_dir))
     if ledger.is_claimed(run_dir):
-        return dataclasses.replace(known, state="running", left=_time_left(run_dir))
+        return dataclasses.replace(known, state="running", left=_time_left(run_dir), note=_last_words(run_dir))
     state, note = _unfinished(events)
     return dataclasses.replace(known, state=state, note=note)
 
@@ -69,6 +74,24 @@ def progress(run_dir: Path) -> str:
     """Returns the training steps done, of all, as "40/500"; "" before the first logged one."""
     steps = _steps(run_dir)
     return f"{steps[-1]['step']}/{steps[-1].get('steps', '?')}" if steps else ""
+
+
+def activity(run_dir: Path) -> str:
+    """Returns what an unfinished run does, or is waiting for, in a few words."""
+    found = run_status(run_dir)
+    steps = "" if found.state != "running" else found.progress
+    return " ".join(filter(None, (steps or found.state, found.note)))
+
+
+def _last_words(run_dir: Path) -> str:
+    """The last line of a run's log, which tells what it waits for; "" where that is of a step, as `progress` is."""
+    try:
+        with open(run_dir / layout.LOG, "rb") as log:
+            log.seek(max(0, os.fstat(log.fileno()).st_size - _TAIL_BYTES))
+            lines = log.read().decode(errors="replace").strip().splitlines()
+    except OSError:
+        return ""
+    return "" if not lines or lines[-1].startswith((LOG_HEADER, "step ")) else lines[-1].strip()[:_MOST_CHARACTERS]
 
 
 def _unfinished(events: Sequence[Event]) -> tuple[str, str]:

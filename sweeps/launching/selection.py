@@ -48,11 +48,11 @@ def split_only(labelled: Iterable[str], only: Sequence[str]) -> tuple[dict[str, 
     fields = []
     names = sorted(labelled, key=len, reverse=True)  # names are free, and may hold the sign that ends them
     for text in only:
-        name = next((name for name in names if text.startswith(f"{name}=")), None)
+        name = next((name for name in names if f"{text}=".startswith(f"{name}=")), None)
         if name is None:
             fields.append(text)
         else:
-            labels.setdefault(name, []).append(text.removeprefix(f"{name}="))
+            labels.setdefault(name, []).append(text[len(name) + 1 :])
     return labels, fields
 
 

@@ -12,7 +12,7 @@ from slurm import queue, slurm_array
 from slurm.job_id import JobId
 from slurm.queue import QueuedJob
 from sweeps.launching import ledger, status
-from sweeps.launching.run_status import run_status
+from sweeps.launching.run_status import activity, run_status
 
 ROOT = Path(__file__).parents[3]
 
@@ -55,12 +55,20 @@ def test_a_claimed_run_is_running_and_shows_its_step(runs: Path):
         "with ledger.claim(Path(sys.argv[1])): print('in', flush=True); sys.stdin.read()"
     )
     command = [sys.executable, "-c", program, str(runs / "sent")]
+    log, waiting = runs / "sent" / "log", "waiting to train for 20 s: process 7 has been timing"
+    said = []
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         holder.stdout.readline()
         found = run_status(runs / "sent")
+        for line in ("", "step 40/100  loss 1.0\n", f"{waiting}\n", "\n"):
+            with open(log, "a") as file:
+                file.write(line)
+            said.append(activity(runs / "sent"))
         holder.stdin.close()
     assert (found.state, found.attempt, found.node) == ("running", 1, "node7")
     assert (found.progress, found.left) == ("40/100", "0:02:00")
+    assert said == ["40/100", "40/100", f"40/100 {waiting}", f"40/100 {waiting}"]
+    assert activity(runs / "new") == "waiting" and activity(runs / "sent") == "queued slurm:12_3"
 
 
 def test_a_lost_run_says_why(runs: Path):
