@@ -12,6 +12,8 @@ from dualformer.arguments import printable, program
 AddArguments = Callable[[argparse.ArgumentParser], None]
 Run = Callable[[argparse.Namespace], int]
 
+_MOST_CHARACTERS = 3000
+
 
 def add_runs(parser: argparse.ArgumentParser) -> None:
     """Adds the flag that says where run folders are."""
@@ -36,6 +38,8 @@ def main(doc: str | None, add_arguments: AddArguments, run: Run, arguments: Sequ
 
 
 def fail(error: object) -> int:
-    """Says what is wrong, and returns exit status 2."""
-    print(f"{program('error')}: {printable(str(error))}", file=sys.stderr)
+    """Says what is wrong, and returns exit status 2; what a message quotes may be of any length, and is cut."""
+    text = str(error)
+    shown = text if len(text) <= _MOST_CHARACTERS else f"{text[:_MOST_CHARACTERS]}..."
+    print(f"{program('error')}: {printable(shown)}", file=sys.stderr)
     return 2
