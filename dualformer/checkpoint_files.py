@@ -41,7 +41,7 @@ _INDEX = ".index.json"
 TORCH_SUFFIXES = (".pth", ".pt", ".pyth", ".bin", ".ckpt", ".tar")
 """Endings of the names that torch's files usually have; what a file is, its first bytes say."""
 _KNOWN = f".safetensors and torch's {' '.join(TORCH_SUFFIXES)}"
-_PLAIN = [argparse.Namespace]  # a class that holds values and does nothing: many files keep their options in one
+_PLAIN: list[Any] = [argparse.Namespace]  # a class that only holds values: many files keep their options in one
 
 _KINDS: tuple[tuple[bytes, str], ...] = (
     (b"version https://git-lfs", "a Git LFS pointer that stands for the weights; `git lfs pull` brings them"),

@@ -12,6 +12,7 @@ carries a `failure` in place of a clip, and `collate` passes it on. Nothing is e
 from __future__ import annotations
 
 import functools
+import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -62,6 +63,7 @@ class VideoDataset(torch.utils.data.Dataset[dict[str, Any]]):
         entries: the usable videos; an index indexes them.
         failures: the videos left out, with reasons.
         num_expected: videos that the split should have: usable and left out together.
+        sample_bytes: size of a sample's clip, all views together.
     """
 
     def __init__(
@@ -101,6 +103,7 @@ class VideoDataset(torch.utils.data.Dataset[dict[str, Any]]):
         self.entries = tuple(entry for entry in entries if entry.file in infos)
         self.infos = tuple(infos[entry.file] for entry in self.entries)
         self.num_expected = len(entries)
+        self.sample_bytes = 4 * 3 * num_frames * math.prod(crop_size) * math.prod(views or (1,))
         self._check_classes(entries)
         self._check_crop(crop_size)
         self._augment = transforms.TrainTransform(crop_size, config.mean, config.std, config.augment)

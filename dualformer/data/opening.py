@@ -8,6 +8,7 @@ listed here.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator
 
@@ -56,9 +57,9 @@ def open_container(path: str | os.PathLike) -> Iterator[av.container.InputContai
     with address(path) as place:
         try:
             container = av.open(place, container_options=_OPTIONS, **_BEFORE_19)
-        except av.ArgumentError as error:
-            raise ValueError(
-                "neither a video nor sound: a picture, a playlist, text or a format unknown here"
-            ) from error
+        except av.FFmpegError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            raise ValueError("neither a video nor sound, but a picture, a playlist or text") from error
         with container:
             yield container

@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import DataLoader, Subset
 
 from dualformer.data.dataset import TrainBatches, VideoDataset, collate
+from dualformer.data.handover import check_handover
 from sweeps.run_context import RunContext
 
 LOADER_TIMEOUT_S = 300
@@ -18,8 +19,14 @@ LOADER_TIMEOUT_S = 300
 
 
 def training_batches(dataset: VideoDataset, context: RunContext, start: int, end: int) -> Iterator[dict[str, Any]]:
-    """Collated batches of the steps from `start` until `end`, this process' share of each."""
+    """Collated batches of the steps from `start` until `end`, this process' share of each.
+
+    Raises:
+        HandoverError: loader workers can't hand over what they would make, in training or evaluation.
+    """
     train = context.config.train
+    check_handover(train.num_workers, math.ceil(train.batch_size / context.team.size) * dataset.sample_bytes)
+    check_handover(context.config.evaluate.num_workers)  # now rather than after training
     sampler = TrainBatches(len(dataset), train.batch_size, seed=context.config.seed, start=start)
     loader = DataLoader(
         dataset,
@@ -35,9 +42,11 @@ def training_batches(dataset: VideoDataset, context: RunContext, start: int, end
 def held_out_batches(dataset: VideoDataset, context: RunContext) -> DataLoader:
     """Batches of this process' videos, as many at a time as make a full batch of clips."""
     evaluate, team = context.config.evaluate, context.team
+    videos = math.ceil(evaluate.batch_size / math.prod(dataset.views))
+    check_handover(evaluate.num_workers, videos * dataset.sample_bytes)
     return DataLoader(
         Subset(dataset, range(team.rank, len(dataset), team.size)),
-        batch_size=math.ceil(evaluate.batch_size / math.prod(dataset.views)),
+        batch_size=videos,
         collate_fn=collate,
         num_workers=evaluate.num_workers,
         timeout=LOADER_TIMEOUT_S if evaluate.num_workers else 0,

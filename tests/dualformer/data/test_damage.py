@@ -139,3 +139,16 @@ def test_how_much_is_damaged_is_said(tmp_path):
     assert read_in_order(path, [0, 2]).shape == (2, 48, 64, 3)
     with pytest.raises(VideoError, match=r"frame 3 is damaged$"):
         read_in_order(path, [5])
+
+
+def test_what_a_decoder_only_complains_of_counts_as_well(tmp_path):
+    """Motion JPEG fills in what it can't decode, and says so without marking the frame."""
+    path = write_video(tmp_path / "clip.avi", moving(), "mjpeg", pixels="yuvj420p")
+    data = bytearray(path.read_bytes())
+    with av.open(str(path)) as container:
+        packets = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size]
+    for pos, size in packets[3:12:4]:
+        data[pos + size * 2 // 3 : pos + size * 2 // 3 + 40] = b"\xfe" * 40
+    path.write_bytes(data)
+    with pytest.raises(VideoError, match=r"damaged: \d+ of 24 frames"):
+        inspect_video(path)

@@ -405,3 +405,9 @@ def test_a_file_that_takes_too_long_is_a_failure(tmp_path):
     dataset = make(write_classes(tmp_path), decoder="pyav")
     dataset.config = dataclasses.replace(dataset.config, time_limit_s=1e-9)
     assert dataset[0]["failure"].endswith("took longer than 1e-09 s")
+
+
+@pytest.mark.parametrize("views", [None, (2, 3)])
+def test_the_size_of_a_sample_is_known_beforehand(tmp_path, views):
+    dataset = make(write_classes(tmp_path), "test", views=views, crop_size=(32, 24), resize=48)
+    assert dataset.sample_bytes == dataset[0]["clip"].nbytes
