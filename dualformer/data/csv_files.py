@@ -64,7 +64,7 @@ def read_csv(path: Path, needed: Iterable[str] = ()) -> tuple[tuple[str, ...], l
         with open(path, newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, restval="")
             columns = tuple(reader.fieldnames or ())
-            rows = [{name: _named(row[name]) for name in columns} for row in reader]
+            rows = [{name: plain(row[name]) for name in columns} for row in reader]
     except UnicodeDecodeError:
         raise DataError(f"{path}, line {_line_not_utf8(path)}: not UTF-8; write it anew in that encoding") from None
     except csv.Error as error:
@@ -74,7 +74,8 @@ def read_csv(path: Path, needed: Iterable[str] = ()) -> tuple[tuple[str, ...], l
     return columns, rows
 
 
-def _named(cell: str) -> str:
+def plain(cell: str) -> str:
+    """Returns what `inert` was given."""
     return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
 
 

@@ -7,6 +7,7 @@ import datetime
 import errno
 import json
 import os
+import re
 import socket
 from collections.abc import Mapping
 from pathlib import Path
@@ -33,8 +34,8 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Like `write_json`, for text."""
-    write_bytes(path, text.encode())
+    """Like `write_json`, for text; bytes of file names that are no UTF-8 stand as escapes."""
+    write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 def write_bytes(path: Path, content: bytes | memoryview) -> None:
@@ -53,6 +54,23 @@ def write_bytes(path: Path, content: bytes | memoryview) -> None:
         raise RecordError(error.errno, f"cannot write {path} ({error.strerror}); nothing was changed") from error
 
 
+def parse(text: str) -> Any:
+    """Returns what a JSON text says.
+
+    Raises:
+        ValueError: it isn't JSON, is nested without end, or holds a number of thousands of digits.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+
+
+def is_folder_name(value: object) -> bool:
+    """Whether a value that a file gives is the plain name of a run's folder, and leads nowhere else."""
+    return isinstance(value, str) and re.fullmatch(r"\w[\w.-]{0,199}", value, re.ASCII) is not None
+
+
 def read_object(path: Path) -> dict[str, Any]:
     """Returns the JSON object in a file.
 
@@ -61,7 +79,7 @@ def read_object(path: Path) -> dict[str, Any]:
         ValueError: it holds something else; the message names the file.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = parse(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is not JSON: {error}") from None
     if not isinstance(value, dict):
@@ -85,8 +103,8 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         return []
     values = []
     for line in text.splitlines():
-        with contextlib.suppress(json.JSONDecodeError):
-            values.append(json.loads(line))
+        with contextlib.suppress(ValueError):
+            values.append(parse(line))
     return values
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from dualformer.config import flatten
+from dualformer.data.csv_files import inert, plain
 from dualformer.results import provenance, result
 from dualformer.results.fields import Field
 from dualformer.results.files import write_json, write_text
@@ -68,9 +69,10 @@ def write(path: Path, rows: list[Row], sheet: Mapping[str, Any]) -> None:
         RecordError: a file could not be written.
     """
     text = io.StringIO()
-    writer = csv.DictWriter(text, columns(rows), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
+    names = columns(rows)
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(map(inert, names))
+    writer.writerows([inert(_cell(row.get(name))) for name in names] for row in rows)
     write_text(path, text.getvalue())
     write_json(sheet_path(path), sheet)
 
@@ -86,6 +88,7 @@ def read_rows(path: Path) -> tuple[list[Row], list[str]]:
     try:
         with open(path, newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
+            reader.fieldnames = [plain(name) for name in reader.fieldnames or ()]
             if absent := lacking(reader.fieldnames or ()):
                 problems.append(f"{path} lacks the column(s) {', '.join(absent)}")
             for number, cells in enumerate(reader, start=1):
@@ -99,7 +102,7 @@ def read_rows(path: Path) -> tuple[list[Row], list[str]]:
 
 def value(column: str, text: str) -> Any:
     """What a cell says: text where the column holds text, else JSON where it is JSON."""
-    about = field(column)
+    text, about = plain(text), field(column)
     if about and about.type is str:
         return text
     try:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dualformer.data.csv_files import inert, plain
 from dualformer.results import layout
 from dualformer.results.files import write_text
 
@@ -54,11 +55,9 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def write_table(path: Path, header: Sequence[str], rows: Iterable[Iterable[Any]]) -> None:
-    """Writes a table, whole or not at all; None is an empty cell."""
+    """Writes a table, whole or not at all; None is an empty cell, and no name is a formula to a spreadsheet."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
+    csv.writer(text, lineterminator="\n").writerows(map(inert, row) for row in (header, *rows))
     write_text(path, text.getvalue())
 
 
@@ -115,7 +114,7 @@ def _read_factors(path: Path, classes: Sequence[str]) -> dict[str, tuple[str, ..
 def _read(path: Path) -> tuple[list[str], list[list[str]]]:
     try:
         with open(path, newline="", encoding="utf-8") as file:
-            header, *rows = csv.reader(file)
+            header, *rows = ([plain(cell) for cell in row] for row in csv.reader(file))
     except FileNotFoundError:
         raise PredictionsError(f"{path}: no such file") from None
     except (ValueError, csv.Error) as error:
