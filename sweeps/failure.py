@@ -8,12 +8,25 @@ from pathlib import Path
 import torch
 
 from dualformer.config import ConfigError
+from dualformer.data.cache import CacheError
+from dualformer.data.handover import HandoverError
 from dualformer.data.manifest import DataError
 from dualformer.data.reader import VideoError
+from dualformer.results.files import RecordError
 from dualformer.weights import WeightsError
 from sweeps.training.errors import EvaluationError, TrainingError
 
-EXPECTED_ERRORS = (ConfigError, DataError, VideoError, WeightsError, TrainingError, EvaluationError)
+EXPECTED_ERRORS = (
+    ConfigError,
+    DataError,
+    VideoError,
+    WeightsError,
+    CacheError,
+    HandoverError,
+    RecordError,
+    TrainingError,
+    EvaluationError,
+)
 """Errors whose message says all there is to say; any other comes with the place where it was raised."""
 
 COMMON_ERRORS = (TrainingError, EvaluationError)
