@@ -28,7 +28,7 @@ if __name__ == "__main__":
     sys.path[0] = str(ROOT)
 
 from analysis.places import OUTPUT  # noqa: E402
-from dualformer.arguments import program  # noqa: E402
+from dualformer.arguments import parse_and_run, program  # noqa: E402
 from dualformer.config import nearest  # noqa: E402
 from dualformer.results import provenance, result_set, table  # noqa: E402
 from dualformer.results.code import Files, mixed_code  # noqa: E402
@@ -88,10 +88,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit status."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    add_arguments(parser)
-    return run(parser.parse_args(arguments))
+    """Parses the command line and runs it; returns the exit status."""
+    return parse_and_run(sys.modules[__name__], arguments)
 
 
 def find_records(runs: Path, names: Iterable[str] = ()) -> list[dict[str, Any]]:

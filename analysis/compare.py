@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from dualformer.arguments import program
+from dualformer.arguments import parse_and_run, program
 from dualformer.config import nearest
 from dualformer.results import result_set, statistics
 from dualformer.results.result import metrics, of_kind
@@ -139,10 +139,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="dualformer compare", description=(__doc__ or "").partition("\n")[0])
-    add_arguments(parser)
-    return run(parser.parse_args(arguments))
+    """Parses the command line and runs it; returns the exit status."""
+    return parse_and_run(sys.modules[__name__], arguments, prog="dualformer compare")
 
 
 def read_side(name: str) -> Side:

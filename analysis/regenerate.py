@@ -21,7 +21,7 @@ if __name__ == "__main__":
     sys.path[0] = str(ROOT)
 
 from analysis.places import OUTPUT  # noqa: E402
-from dualformer.arguments import program  # noqa: E402
+from dualformer.arguments import parse_and_run, program  # noqa: E402
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -76,10 +76,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit status."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    add_arguments(parser)
-    return run(parser.parse_args(arguments))
+    """Parses the command line and runs it; returns the exit status."""
+    return parse_and_run(sys.modules[__name__], arguments)
 
 
 if __name__ == "__main__":

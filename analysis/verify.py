@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dualformer.arguments import program
+from dualformer.arguments import parse_and_run, program
 from dualformer.results import result_set, table
 from dualformer.results.code import mixed_code
 from dualformer.results.provenance import CIRCUMSTANCES
@@ -70,10 +70,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="dualformer verify", description=(__doc__ or "").partition("\n")[0])
-    add_arguments(parser)
-    return run(parser.parse_args(arguments))
+    """Parses the command line and runs it; returns the exit status."""
+    return parse_and_run(sys.modules[__name__], arguments, prog="dualformer verify")
 
 
 def verify(found: ResultSet, *, clean: bool = False, allow_disturbed: bool = False) -> list[str]:

@@ -22,8 +22,9 @@ import torch
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
+from dualformer.checkpoint_files import State
 from dualformer.layers import Block, check_clip, drop_path_rates, init_linear, run_block
-from dualformer.weights import PositionTable, State, WeightLayout
+from dualformer.weights import PositionTable, WeightLayout
 
 from .vit import SelfAttention, ViTConfig, block_fields
 
@@ -206,7 +207,7 @@ class TimeSformer(nn.Module):
         self.apply(init_linear)
         if self.config.attention_type == "divided":
             for block in self.blocks[1:]:
-                nn.init.zeros_(block.temporal_fc.weight)
+                nn.init.zeros_(block.get_parameter("temporal_fc.weight"))
 
 
 class PatchEmbed(nn.Module):
@@ -234,6 +235,8 @@ class DividedBlock(Block):
     The class token takes part in the second step only: every frame sees a copy of it, and what the copies gather is
     averaged. Tokens [B, 1 + T * N, C] in and out.
     """
+
+    attn: SelfAttention
 
     def __init__(self, config: TimeSformerConfig, drop_path: float) -> None:
         dim = config.embed_dim

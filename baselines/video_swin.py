@@ -26,6 +26,7 @@ from torch.nn import functional
 
 from dualformer import reference
 from dualformer.attention.windows import WindowLayout, relative_bias, relative_index
+from dualformer.checkpoint_files import State
 from dualformer.config import ConfigError
 from dualformer.layers import (
     Block,
@@ -39,7 +40,7 @@ from dualformer.layers import (
     run_block,
 )
 from dualformer.model_config import ModelConfig
-from dualformer.weights import PositionTable, State, WeightLayout, inflate
+from dualformer.weights import PositionTable, WeightLayout, inflate
 
 MASKED = -100.0  # added to the logits of pairs that only the cyclic shift brought together (upstream)
 

@@ -36,9 +36,10 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from dualformer.checkpoint_files import State
 from dualformer.config import ConfigError
-from dualformer.layers import Block, check_clip, drop_path_rates, run_block
-from dualformer.weights import PositionTable, State, WeightLayout
+from dualformer.layers import Block, Mlp, check_clip, drop_path_rates, run_block
+from dualformer.weights import PositionTable, WeightLayout
 
 from .vit import SelfAttention, ViTConfig, block_fields
 
@@ -192,12 +193,14 @@ class ViViT(nn.Module):
         for module in self.blocks.modules():
             if isinstance(module, nn.Linear):
                 nn.init.zeros_(module.bias)
-        for block in self.blocks:
-            for matrix in (*block.attn.qkv.weight.chunk(3), block.attn.proj.weight):
-                nn.init.xavier_uniform_(matrix)
-            for layer in (block.mlp.fc1, block.mlp.fc2):
-                nn.init.xavier_uniform_(layer.weight)
-                nn.init.normal_(layer.bias, std=1e-6)
+        for module in self.blocks.modules():
+            if isinstance(module, SelfAttention):
+                for matrix in (*module.qkv.weight.chunk(3), module.proj.weight):
+                    nn.init.xavier_uniform_(matrix)
+            elif isinstance(module, Mlp):
+                for layer in (module.fc1, module.fc2):
+                    nn.init.xavier_uniform_(layer.weight)
+                    nn.init.normal_(layer.bias, std=1e-6)
         nn.init.trunc_normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
         self.patch_embed.init_central_frame()
@@ -220,7 +223,7 @@ class TubeletEmbed(nn.Module):
         fan_in = kernel[0, :, 0].numel()
         nn.init.zeros_(kernel)
         nn.init.trunc_normal_(kernel[:, :, kernel.shape[2] // 2], std=fan_in**-0.5)
-        nn.init.zeros_(self.proj.bias)
+        nn.init.zeros_(self.proj.get_parameter("bias"))
 
 
 def vivit_base() -> ViViTConfig:

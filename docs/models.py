@@ -17,11 +17,11 @@ from typing import Any
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import torch
 from torch import nn
 
 from dualformer import count_macs, list_models
 from dualformer.macs import MacCount
+from dualformer.meta import no_memory
 from dualformer.model_config import ModelConfig
 from dualformer.registry import model_config
 
@@ -100,7 +100,7 @@ PUBLISHED = (
 @functools.cache
 def counted(config: ModelConfig) -> tuple[nn.Module, MacCount]:
     """The model without memory for its weights, and its multiply-accumulates, head included."""
-    with torch.device("meta"):
+    with no_memory():
         model = config.build()
     return model, count_macs(model, include_head=True)
 

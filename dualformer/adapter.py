@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -102,7 +102,7 @@ class Adapted(nn.Module):
 
     @property
     def head(self) -> nn.Linear | None:
-        return None if self._head_name is None else self.network.get_submodule(self._head_name)
+        return None if self._head_name is None else cast(nn.Linear, self.network.get_submodule(self._head_name))
 
     def forward(self, clip: Tensor) -> Tensor:
         """Maps normalised clips [B, 3, T, H, W] to logits [B, num_classes].
@@ -199,6 +199,8 @@ class _Place:
 
         def catch(_: nn.Module, __: Any, output: Any) -> Any:
             tensor, again = _first_tensor(output)
+            if tensor is None:
+                raise LacksPartError(f"{self.module} gave a map before, and a {type(output).__name__} now")
             features = self._as_map(tensor)
             maps.append(features)
             # What follows gets the map itself, so that there is a gradient of the logits with respect to it.
@@ -257,7 +259,7 @@ def _look(network: nn.Module, clip_shape: Sequence[int], call: Call | None) -> _
     lacks = {} if head is not None else {"head": "no linear layer comes last and ends in the classes"}
     lacks |= {} if place is not None else {"forward_features": why}
     lacks |= {} if blocks else {"blocks": "no list of its modules holds several of one kind"}
-    return _Seen(num_classes, head and head.name, place, blocks, lacks)
+    return _Seen(num_classes, None if head is None else head.name, place, blocks, lacks)
 
 
 def _pass_on_meta(network: nn.Module, clip_shape: Sequence[int], call: Call | None) -> tuple[Any, list[_Output]]:

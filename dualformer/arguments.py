@@ -8,17 +8,20 @@ from __future__ import annotations
 import argparse
 import contextlib
 import difflib
+import json
 import math
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from dualformer.config import nearest
+from dualformer.config import ConfigError, nearest
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     from _typeshed import SupportsWrite
 
 
@@ -102,6 +105,29 @@ def program(alone: str) -> str:
     return _program.get() or alone
 
 
+def parse_and_run(
+    module: ModuleType,
+    arguments: Sequence[str] | None,
+    *,
+    prog: str | None = None,
+    run: Callable[[argparse.Namespace], int] | None = None,
+) -> int:
+    """What `main` of a command's module does: parses a command line and runs it.
+
+    Args:
+        module: of the command, with its `add_arguments` and `run`; its docstring is the help.
+        arguments: as typed; None means those of this process.
+        prog: the command's name in its help and in usage errors; None means the script's.
+        run: in place of the module's.
+
+    Returns:
+        The exit status.
+    """
+    parser = Parser(prog=prog, description=module.__doc__)
+    module.add_arguments(parser)
+    return (run or module.run)(parser.parse_args(arguments))
+
+
 def one_line(text: str) -> str:
     """Returns a message without line breaks and without characters that a terminal would act on."""
     joined = "; ".join(line.strip() for line in str(text).splitlines() if line.strip())
@@ -113,6 +139,14 @@ def positive(text: str) -> int:
     if not (text.isascii() and text.isdecimal()) or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
     return int(text)
+
+
+def positive_number(text: str) -> float:
+    """A finite number above 0."""
+    value = _number(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return value
 
 
 def seconds(text: str) -> float:
@@ -129,6 +163,38 @@ def share(text: str) -> float:
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a share from 0 to 1")
     return value
+
+
+def add_assignments(parser: argparse.ArgumentParser) -> None:
+    """Adds `--set FIELD=VALUE ...` for fields of a model, which `assigned` reads."""
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="any other field of the model's config, values as JSON or as text (default: as published)",
+    )
+
+
+def assigned(texts: Iterable[str], flags: Container[str] = ()) -> dict[str, Any]:
+    """Fields and values of `--set FIELD=VALUE ...`; a value is JSON where it reads as such, else text.
+
+    Raises:
+        ConfigError: a text is something else, or names a field that a flag has set, one of `flags`.
+    """
+    fields = {}
+    for text in texts:
+        field, equals, value = text.partition("=")
+        if not equals or not field:
+            raise ConfigError(f"--set {text}: expected FIELD=VALUE")
+        if field in flags:
+            raise ConfigError(f"--set {field}: has a flag of its own")
+        try:
+            fields[field] = json.loads(value)
+        except ValueError:
+            fields[field] = value
+    return fields
 
 
 def columns(rows: Iterable[Sequence[str]], right: Sequence[int] = ()) -> list[str]:

@@ -12,10 +12,11 @@ where a check failed, 2 where there is no such thing.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from dualformer.arguments import add_assignments, assigned, parse_and_run, positive
 
 if TYPE_CHECKING:
     from dualformer.checking import Finding
@@ -26,16 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "thing", metavar="NAME|PATH|LETTER", help="model, import path of a model, or attention's letter"
     )
-    parser.add_argument("--num-frames", type=int, metavar="T", help="frames of a clip (default: as published)")
-    parser.add_argument("--crop-size", type=int, metavar="PX", help="side of a clip (default: as published)")
-    parser.add_argument(
-        "--set",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="FIELD=VALUE",
-        help="further fields of the model, values as JSON or as text (default: as published)",
-    )
+    parser.add_argument("--num-frames", type=positive, metavar="T", help="frames of a clip (default: as published)")
+    parser.add_argument("--crop-size", type=positive, metavar="PX", help="side of a clip (default: as published)")
+    add_assignments(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -99,33 +93,16 @@ def _speed_of_letter(letter: str) -> Finding:
 def _of_model(name: str, options: argparse.Namespace) -> Iterator[Finding]:
     from dualformer.model_checking import check_model, subject
 
-    changes = {"num_frames": options.num_frames, "crop_size": options.crop_size, **_fields(options.set)}
-    about = subject(name, **changes)
+    flags = {"num_frames": options.num_frames, "crop_size": options.crop_size}
+    given = {field: value for field, value in flags.items() if value is not None}
+    about = subject(name, **given, **assigned(options.set, given))
     print(f"{name}: {type(about.model).__name__}, checked on clips of {about.size}")
     yield from check_model(about)
 
 
-def _fields(texts: Sequence[str]) -> dict[str, Any]:
-    """Fields and values of `FIELD=VALUE` texts."""
-    from dualformer.config import ConfigError
-
-    fields = {}
-    for text in texts:
-        field, equals, value = text.partition("=")
-        if not equals or not field:
-            raise ConfigError(f"--set {text}: expected FIELD=VALUE")
-        try:
-            fields[field] = json.loads(value)
-        except ValueError:
-            fields[field] = value
-    return fields
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Parses arguments, runs, and returns the exit status."""
-    parser = argparse.ArgumentParser(prog="dualformer check", description=(__doc__ or "").splitlines()[0])
-    add_arguments(parser)
-    return run(parser.parse_args(arguments))
+    """Parses the command line and runs it; returns the exit status."""
+    return parse_and_run(sys.modules[__name__], arguments, prog="dualformer check")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import json
 import pickle
 import re
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from dualformer.config import nearest
+from dualformer.results.layout import WEIGHTS_SUFFIXES
 
 State = dict[str, Tensor]
 
@@ -38,8 +39,9 @@ _AVERAGE = re.compile(r"(^|[._])(ema|swa|avg|average|averaged|shadow|teacher)([.
 _NO_WEIGHTS = re.compile(r"optim|sched|scaler|rng|callback|hyper", re.IGNORECASE)
 _COUNTERS = frozenset(["n_averaged"])  # of torch.optim.swa_utils
 _INDEX = ".index.json"
-_KNOWN = ".safetensors and torch's .pth .pt .pyth .bin .ckpt .pth.tar"
-_PLAIN: list[Any] = [argparse.Namespace]  # a class that holds values and does nothing: many files keep their options in one
+_KNOWN = f"{WEIGHTS_SUFFIXES[0]} and torch's {' '.join(WEIGHTS_SUFFIXES[1:])}"
+# A class that holds values and does nothing: many files keep their options in one.
+_PLAIN: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [argparse.Namespace]
 
 _KINDS: tuple[tuple[bytes, str], ...] = (
     (b"version https://git-lfs", "a Git LFS pointer that stands for the weights; `git lfs pull` brings them"),

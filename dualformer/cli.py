@@ -15,19 +15,18 @@ one line on stderr says (`DUALFORMER_TRACEBACK=1` shows where). Ctrl-C is 130, a
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import dataclasses
 import importlib
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from types import ModuleType
 from typing import NoReturn
 
 from dualformer import __version__, suite
-from dualformer.arguments import Parser, called_as, one_line
+from dualformer.arguments import Parser, called_as, one_line, parse_and_run
 
 INTERRUPTED = 128 + signal.SIGINT
 NOT_READ = 128 + 13  # SIGPIPE, which not every system has by name
@@ -58,19 +57,11 @@ class Command:
             suite.ensure_importable()
         return importlib.import_module(self.module)
 
-    def add_to(self, parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
-        """Gives a parser the command's description and options; returns what runs it."""
-        module = self.load()
-        parser.description = module.__doc__
-        module.add_arguments(parser)
-        return module.run
-
     def run(self, words: Sequence[str]) -> int:
         """Runs the command with its words and returns its exit status."""
-        parser = Parser(prog=f"dualformer {self.name}")
-        run = self.add_to(parser)
-        with called_as(parser.prog):
-            return run(parser.parse_args(words))
+        prog = f"dualformer {self.name}"
+        with called_as(prog):
+            return parse_and_run(self.load(), words, prog=prog)
 
 
 COMMANDS = {
@@ -88,7 +79,7 @@ COMMANDS = {
         Command("logs", "sweeps", "sweeps.launching.logs", "print what a run printed"),
         Command("cancel", "sweeps", "sweeps.launching.cancel", "end runs, or keep them from starting"),
         Command("retry", "sweeps", "sweeps.launching.retry", "compute runs again that are not ok"),
-        Command("cost", "sweeps", "sweeps.measuring.cost", "tell hours and energy of a grid beforehand"),
+        Command("cost", "sweeps", "sweeps.launching.plan_cost", "tell hours and energy of a grid beforehand"),
         Command("collect", "results", "analysis.collect", "turn run folders into one table per grid and device"),
         Command("figures", "results", "analysis.regenerate", "draw all figures and the report from the tables"),
         Command("compare", "results", "analysis.compare", "compare two sets of results, run by run"),
@@ -198,7 +189,7 @@ def _whole_parser(filled: str | None = None) -> Parser:
     for command in COMMANDS.values():
         subparser = commands.add_parser(command.name)
         if command.name == filled:
-            command.add_to(subparser)
+            command.load().add_arguments(subparser)
     return parser
 
 

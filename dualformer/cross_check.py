@@ -18,6 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from dualformer.macs import closed_form, count_macs
+from dualformer.meta import no_memory
 from dualformer.model_config import ModelConfig
 from dualformer.model_contract import config_of
 
@@ -54,13 +55,14 @@ def cross_check(config: ModelConfig) -> list[CrossCount]:
     Raises:
         UncountedOperatorError: an operator's cost isn't known to us.
     """
-    skeleton = _built(config, "meta")
+    with no_memory():
+        skeleton = config.build().eval()
     ours = count_macs(skeleton, include_head=True)
     return [
         CrossCount("dualformer", "MACs, norms by fvcore's rule", ours.total, ours.total),
         _tried("closed form", "MACs without norms, from the config alone", ours.matrix_work, lambda: _closed(config)),
         _tried("torch", "FLOPs without norms, 2 for a MAC", 2 * ours.matrix_work, lambda: torch_flops(skeleton)),
-        _tried("fvcore", "MACs, norms by its rule", ours.total, lambda: fvcore_macs(_built(config, "cpu")).total()),
+        _tried("fvcore", "MACs, norms by its rule", ours.total, lambda: fvcore_macs(config.build().eval()).total()),
         _tried("ptflops", "MACs without norms; its biases left out", ours.matrix_work, lambda: ptflops_macs(skeleton)),
     ]
 
@@ -128,11 +130,6 @@ def _tried(counter: str, convention: str, ours: int, count: Callable[[], int]) -
 
 def _closed(config: ModelConfig) -> int:
     return closed_form(config, include_head=True)
-
-
-def _built(config: ModelConfig, device: str) -> nn.Module:
-    with torch.device(device):
-        return config.build().eval()
 
 
 def _clip(model: nn.Module) -> torch.Tensor:

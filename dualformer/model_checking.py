@@ -222,12 +222,13 @@ def check_parts(about: Subject) -> str:
     model = about.model.eval()
     clips = about.clips(1)
     with torch.no_grad():
-        if part(model, "forward_features") is not None and lacking(model, "forward_features") is None:
-            features = model.forward_features(clips)
+        mapped, both = part(model, "forward_features"), part(model, "logits_and_features")
+        if mapped is not None and lacking(model, "forward_features") is None:
+            features = mapped(clips)
             if features.ndim != 5 or len(features) != 1:
                 raise CheckError(f"forward_features gives {list(features.shape)}, and [B, C, t, h, w] is wanted")
-        if part(model, "logits_and_features") is not None and lacking(model, "forward_features") is None:
-            logits, _ = model.logits_and_features(clips)
+        if both is not None and lacking(model, "forward_features") is None:
+            logits, _ = both(clips)
             if (logits - model(clips)).abs().max() > SAMPLE_TOLERANCE * logits.abs().max():
                 raise CheckError("logits_and_features gives other logits than forward")
     lacks = {name: lacking(model, name) for name in PARTS if part(model, name) is None or lacking(model, name)}

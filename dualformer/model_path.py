@@ -21,12 +21,12 @@ import sys
 import sysconfig
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from torch import nn
 
 from dualformer.adapter import Adapted, adapt
-from dualformer.config import ConfigError, nearest
+from dualformer.config import Config, ConfigError, nearest
 from dualformer.meta import no_memory, with_memory_if_needed
 from dualformer.model_config import ModelConfig
 
@@ -60,9 +60,19 @@ class PathConfig(ModelConfig):
         others = {field: value for field, value in values.items() if field not in known}
         return super().from_dict({**known, "arguments": _as_json(str(values.get("name")), others)})
 
+    def resolved(self) -> dict[str, Any]:
+        """As plain data, with the defaults of the function's parameters where nothing else was asked for.
+
+        A default that is no plain data stands under its name, or that of its class.
+        """
+        parameters = _parameters(find_function(self.name)).items()
+        defaults = {name: p.default for name, p in parameters if p.default is not p.empty}
+        return {**{name: _named(value) for name, value in defaults.items()}, **self.to_dict()}
+
     def changed(self, **changes: Any) -> Self:
         fields = {**self.to_dict(), **changes}
-        return path_config(fields.pop("name"), fields)
+        # Of the same class, unless the function answers other arguments with something else.
+        return cast(Self, path_config(fields.pop("name"), fields))
 
     def build(self) -> nn.Module:
         """Returns the network that the function makes, adapted.
@@ -88,6 +98,17 @@ class PathConfig(ModelConfig):
             raise ConfigError(_under(self.name, error)) from None
         model.config = self
         return model
+
+
+def _named(value: Any) -> Any:
+    """A value as JSON gives it back; a name that stands for it where it isn't plain data."""
+    if isinstance(value, Config):
+        return value.to_dict()
+    try:
+        return json.loads(json.dumps(value))
+    except (TypeError, ValueError):
+        named = value if hasattr(value, "__qualname__") else type(value)
+        return f"{named.__module__}:{named.__qualname__}"
 
 
 def _under(path: str, error: Exception) -> str:

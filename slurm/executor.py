@@ -59,6 +59,11 @@ class Executor(abc.ABC):
         found = re.search(cls.unfit_folder, str(folder.absolute()))
         return f"'{folder}' holds '{found.group()}', which stands for a number in names of files" if found else ""
 
+    @property
+    def may_have_gpus(self) -> bool:
+        """Whether a task may find a GPU; of a cluster nobody here can tell."""
+        return True
+
     @abc.abstractmethod
     def why_never(self, resources: Resources) -> str:
         """Returns why no task with these resources can ever run here; "" where one can."""

@@ -69,6 +69,11 @@ class LocalPool(Executor):
         """Returns a pool of all the GPUs there are."""
         return cls(folder, profile, threads, code=code)
 
+    @property
+    def may_have_gpus(self) -> bool:
+        """Whether this machine has any."""
+        return bool(self._gpus)
+
     def why_never(self, resources: Resources) -> str:
         """Returns why no task with these resources can ever run here; "" where one can."""
         profile = self._profile.changed(**resources)

@@ -90,6 +90,11 @@ def on_torchrun() -> bool:
     return not _is_on_slurm() and all(os.environ.get(name) for name in _TORCHRUN)
 
 
+def is_shared() -> bool:
+    """Whether processes that torchrun started with this one wait for it."""
+    return on_torchrun() and os.environ["WORLD_SIZE"] != "1"
+
+
 def _is_on_slurm() -> bool:
     return os.environ.get("SUBMITIT_EXECUTOR") == "slurm"
 

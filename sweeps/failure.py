@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import traceback
 from pathlib import Path
+from typing import TypedDict
 
 import torch
 
+from dualformer.checkpoint_files import WeightsError
 from dualformer.config import ConfigError
 from dualformer.data.cache import CacheError
+from dualformer.data.files import DataError
 from dualformer.data.handover import HandoverError
-from dualformer.data.manifest import DataError
 from dualformer.data.reader import VideoError
 from dualformer.results.files import RecordError
-from dualformer.weights import WeightsError
+from dualformer.results.result import Status
 from sweeps.training.errors import EvaluationError, TrainingError
 
 EXPECTED_ERRORS = (
@@ -33,7 +35,14 @@ COMMON_ERRORS = (TrainingError, EvaluationError)
 """Errors that all processes of a run meet alike, because they follow from what all of them know."""
 
 
-def told_failure(error: Exception) -> dict[str, str]:
+class Failure(TypedDict):
+    """Fields of the result of a run that failed."""
+
+    status: Status
+    reason: str
+
+
+def told_failure(error: Exception) -> Failure:
     """Status and reason of a run that ended with an error; prints where the error came from unless it says so."""
     if isinstance(error, torch.OutOfMemoryError):
         return {"status": "oom", "reason": first_line(error)}

@@ -7,9 +7,9 @@ status and why. Only what kills the process leaves no result; the launcher then 
 from __future__ import annotations
 
 import hashlib
-import json
 import random
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +18,17 @@ import torch
 from submitit.core.utils import UncompletedJobError
 from torch import nn
 
+from dualformer.checkpoint_files import WeightsError
 from dualformer.config import ConfigError
 from dualformer.data.dataset import VideoDataset
 from dualformer.macs import count_macs, count_training_macs
 from dualformer.model_config import ModelConfig
+from dualformer.model_contract import config_of
 from dualformer.registry import create_model, model_config
 from dualformer.results import layout
-from dualformer.results.files import is_disk_full, write_json
+from dualformer.results.files import is_disk_full, read_object, write_json
 from dualformer.results.result import Result, read_result, write_result
-from dualformer.weights import WeightsError, load_weights
+from dualformer.weights import load_weights
 from slurm.task import LostContact, on_torchrun
 from sweeps.failure import COMMON_ERRORS, told_failure
 from sweeps.measuring.bounds import lower_bound_ms
@@ -49,7 +51,7 @@ def execute(run_dir: Path) -> None:
         LostContact: another process of the run died without a word; likewise.
     """
     folder = Path(run_dir)
-    config = RunConfig.from_dict(json.loads((folder / layout.CONFIG).read_text()))
+    config = RunConfig.from_dict(read_object(folder / layout.CONFIG))
     prepare_torch(config)
     with processes.join() as team:
         context = RunContext(config, choose_device(config.device), folder, team)
@@ -223,10 +225,9 @@ def start_from(model: nn.Module, path: str, weight_set: str | None = None) -> No
 
 def build_datasets(config: RunConfig, model: ModelConfig) -> tuple[VideoDataset, VideoDataset]:
     """The training clips and the held-out views, of the size that the model takes."""
-    size = {"num_frames": model.num_frames, "crop_size": model.crop_size}
+    sized = partial(VideoDataset, config.data, num_frames=model.num_frames, crop_size=model.crop_size)
     views = (config.evaluate.num_clips, config.evaluate.num_crops)
-    train_set = VideoDataset(config.data, "train", **size, seed=config.seed)
-    return train_set, VideoDataset(config.data, "test", **size, views=views)
+    return sized("train", seed=config.seed), sized("test", views=views)
 
 
 def describe(model: nn.Module, config: RunConfig) -> dict[str, Any]:
@@ -242,7 +243,7 @@ def describe(model: nn.Module, config: RunConfig) -> dict[str, Any]:
         "gmacs_total": num_views * count.total / 1e9,
         "gflops_total": 2 * num_views * count.total / 1e9,
         "train_gmacs_per_clip": count_training_macs(model).total / 1e9 if trained else None,
-        "num_classes": model.config.num_classes,
+        "num_classes": config_of(model).num_classes,
     }
 
 

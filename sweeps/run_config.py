@@ -1,8 +1,9 @@
 """Everything that can be said about one run, as one frozen, serialisable value: the schema of a grid's fields.
 
-A run's identity is its content: the full resolved config, hashed, with the network's own, published values included.
-Editing a default, here or of a model, therefore makes a new run; two spellings of one network make the same one; and
-nothing about when, where or by which command a run was started can make one.
+A run's identity is its content: the full resolved config, hashed, with the network's own, published values included,
+down to the options of each block's attention. Editing a default, here, of a model or of an attention, therefore makes a
+new run; two spellings of one network make the same one; and nothing about when, where or by which command a run was
+started can make one.
 """
 
 from __future__ import annotations
@@ -24,6 +25,14 @@ from slurm.times import IN_MINUTES
 
 MOST_SEED = 2**32 - 1
 """The largest that every generator takes: NumPy's has the fewest bits."""
+MOST = 10**9
+"""Beyond it numbers mean nothing here: steps take years, and float32 has no room for a rate's square."""
+MOST_CLIPS = 10**6
+"""Of one batch."""
+MOST_SAMPLES = 10**6
+"""Timed passes, each of which is kept."""
+MOST_WORKERS = 1024
+"""Processes that decode for one process of a run."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -85,7 +94,7 @@ class TokenLabelConfig(Config):
 
     def check(self) -> None:
         _within(self, 0, 1, "weight")
-        _at_least(self, 1, "top_k")
+        _within(self, 1, MOST, "top_k")
         if self.teacher is None and (self.weights or self.overrides):
             raise ConfigError("token_labels: weights and overrides need a teacher")
         if self.weight_set is not None and self.weights is None:
@@ -163,15 +172,17 @@ class TrainConfig(Config):
         return self.steps > 0 or self.epochs is not None
 
     def check(self) -> None:
-        _at_least(self, 0, "steps", "learning_rate", "weight_decay", "warmup_steps", "warmup_epochs", "evaluate_every")
-        _at_least(self, 0, "save_every", "num_workers", "backbone_factor", "decay", "clip_grad_norm")
-        _at_least(self, 1, "stop_after", "batch_size", "micro_steps", "log_every", "keep_checkpoints")
+        _within(self, 0, MOST, "steps", "epochs", "warmup_steps", "warmup_epochs", "evaluate_every", "save_every")
+        _within(self, 0, MOST, "learning_rate", "weight_decay", "backbone_factor", "decay", "clip_grad_norm")
+        _within(self, 1, MOST, "stop_after", "log_every", "keep_checkpoints")
+        _within(self, 1, MOST_CLIPS, "batch_size", "micro_steps")
+        _within(self, 0, MOST_WORKERS, "num_workers")
         _within(self, 0, 1, "label_smoothing", "momentum", "ema")
         if self.micro_steps > self.batch_size:
             raise ConfigError(f"micro_steps ({self.micro_steps}) can't cut a batch of {self.batch_size} clips")
         if self.steps and self.epochs is not None:
             raise ConfigError(f"steps ({self.steps}) and epochs ({self.epochs}) are both given; one of them must go")
-        if self.epochs is not None and self.epochs <= 0:
+        if self.epochs == 0:
             raise ConfigError(f"epochs must be positive, got {self.epochs}")
         if list(self.milestones) != sorted(set(self.milestones)) or not all(0 < share < 1 for share in self.milestones):
             raise ConfigError(f"milestones must be rising shares between 0 and 1, got {list(self.milestones)}")
@@ -198,8 +209,9 @@ class EvaluateConfig(Config):
     num_workers: int = irrelevant(0)
 
     def check(self) -> None:
-        _at_least(self, 1, "num_clips", "batch_size")
-        _at_least(self, 0, "num_workers")
+        _within(self, 1, 1000, "num_clips")
+        _within(self, 1, MOST_CLIPS, "batch_size")
+        _within(self, 0, MOST_WORKERS, "num_workers")
         if self.num_crops not in (1, 3):
             raise ConfigError(f"num_crops must be 1 or 3, got {self.num_crops}")
 
@@ -236,11 +248,21 @@ class MeasureConfig(Config):
     warmup_limit: int = 60
     settled: float = 0.05
 
+    @property
+    def needs_gpu(self) -> str:
+        """Why this can't be measured on a CPU; "" where it can."""
+        if self.latency and self.cuda_graph:
+            return "measure.cuda_graph needs a GPU"
+        if self.latency and self.attention_backend in ("efficient", "cudnn"):
+            return f"measure.attention_backend '{self.attention_backend}' needs a GPU"
+        return ""
+
     def check(self) -> None:
-        _at_least(self, 1, "batch_size", "samples")
-        _at_least(self, 6, "warmup")
-        _at_least(self, self.warmup, "warmup_limit")
-        _at_least(self, 0, "settled")
+        _within(self, 1, MOST_CLIPS, "batch_size")
+        _within(self, 1, MOST_SAMPLES, "samples")
+        _within(self, 6, MOST_SAMPLES, "warmup")
+        _within(self, self.warmup, MOST_SAMPLES, "warmup_limit")
+        _within(self, 0, MOST, "settled")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -289,6 +311,8 @@ class RunConfig(Config):
     def check(self) -> None:
         _within(self, 0, MOST_SEED, "seed")
         _within(self, 1, 4096, "threads")
+        if self.device == "cpu" and (why := self.measure.needs_gpu):
+            raise ConfigError(f"{why} (device is 'cpu')")
 
     @functools.cached_property
     def run_id(self) -> str:
@@ -299,7 +323,7 @@ class RunConfig(Config):
 
     @functools.cached_property
     def network(self) -> dict[str, Any]:
-        """The network's whole config as plain data, classes apart, which come with the data."""
+        """The network as `ModelConfig.resolved` gives it, classes apart, which come with the data."""
         return _network(self.model.name, self.model.changes(), without=("num_classes",))
 
     @property
@@ -335,11 +359,11 @@ def irrelevant_fields() -> frozenset[str]:
 
 
 def _network(name: str, changes: Mapping[str, Any], without: tuple[str, ...]) -> dict[str, Any]:
-    """A network's whole config; where it has none (no such model), what was chosen, and the run will say why."""
+    """A network resolved; where it can't be (no such model), what was chosen, and the run will say why."""
     from dualformer.registry import model_config  # here: models need torch
 
     try:
-        config = model_config(name, **changes).to_dict()
+        config = model_config(name, **changes).resolved()
     except ConfigError:
         config = {"name": name, **changes}
     return {field: value for field, value in config.items() if field not in without}

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import subprocess
 import sys
 import sysconfig
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
+
+from dualformer.results.files import read_object
 
 ROOT = Path(__file__).resolve().parents[1]
 """Of the code that this process runs: the checkout, a snapshot of it, or what an installed wheel keeps inside."""
@@ -74,7 +75,7 @@ def source_state(root: Path = ROOT) -> dict[str, Any]:
     Both are None where git knows nothing of what is in the folder.
     """
     if (root / SOURCE).is_file():
-        return json.loads((root / SOURCE).read_text())
+        return read_object(root / SOURCE)
     try:
         if not git(root, "ls-files"):  # an environment inside someone else's checkout
             return {"commit": None, "dirty": None}

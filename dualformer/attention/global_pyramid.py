@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 from itertools import product
+from typing import cast
 
 import torch
 from einops import rearrange
@@ -96,6 +97,11 @@ class GlobalPyramidAttention(Attention):
             for name, kernel in kernels.items()
         }
 
+    @property
+    def pooled_levels(self) -> list[PyramidLevel]:
+        """The levels that pool anything; torch's `ModuleDict` forgets what its modules are."""
+        return [cast(PyramidLevel, level) for level in self.levels.values()]
+
     def forward(self, x: Tensor) -> Tensor:
         tokens = x.flatten(1, 3)  # [B, N, C]
         k, v = self.keys_values(self.pyramid(x)).chunk(2, dim=-1)  # [B, P, C] each
@@ -115,8 +121,8 @@ class GlobalPyramidAttention(Attention):
 
     def macs(self) -> int:
         n, c = self.num_tokens, self.place.dim
-        p = sum(math.prod(level.size) for level in self.levels.values()) or n
-        pooling = sum(level.macs() for level in self.levels.values())
+        p = sum(math.prod(level.size) for level in self.pooled_levels) or n
+        pooling = sum(level.macs() for level in self.pooled_levels)
         return 2 * n * c * c + 2 * p * c * c + 2 * n * p * c + pooling
 
     def naive(self, x: Tensor) -> Tensor:
@@ -142,10 +148,10 @@ class GlobalPyramidAttention(Attention):
             return _by_cell(x, cell, lambda tokens: tokens.mean(dim=(1, 2, 3))).flatten(1, 3)
         if self.options.pooling == "max":
             return _by_cell(x, cell, lambda tokens: tokens.amax(dim=(1, 2, 3))).flatten(1, 3)
-        pool = self.levels[name].pool
+        pool = self.levels.get_submodule(f"{name}.pool")
         if name == "fine":
             return _convolved(x, pool, cell).flatten(1, 3)
-        first, norm, _, second = pool
+        first, norm, _, second = pool.children()
         parts = [math.ceil(side / 7) for side in cell[1:]]  # a side is taken in so many parts of at most seven
         in_frame = [1, *(math.ceil(side / part) for side, part in zip(cell[1:], parts))]
         rest = [cell[0], *parts]
@@ -155,10 +161,11 @@ class GlobalPyramidAttention(Attention):
         return _convolved(x, second, rest).flatten(1, 3)
 
 
-def _convolved(x: Tensor, conv: nn.Conv3d, cell: list[int]) -> Tensor:
+def _convolved(x: Tensor, conv: nn.Module, cell: list[int]) -> Tensor:
     """Depth-wise convolution with kernel = stride as a weighted sum over each cell."""
-    weight = conv.weight[:, 0].permute(1, 2, 3, 0)  # [t, h, w, C]
-    return _by_cell(x, cell, lambda tokens: (tokens * weight).sum(dim=(1, 2, 3)) + conv.bias)
+    weight = conv.get_parameter("weight")[:, 0].permute(1, 2, 3, 0)  # [t, h, w, C]
+    bias = conv.get_parameter("bias")
+    return _by_cell(x, cell, lambda tokens: (tokens * weight).sum(dim=(1, 2, 3)) + bias)
 
 
 def _by_cell(x: Tensor, cell: list[int], operator: Callable[[Tensor], Tensor]) -> Tensor:

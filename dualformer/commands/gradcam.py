@@ -19,14 +19,7 @@ FRAMES_DRAWN = 8
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds what the command takes."""
-    parser.add_argument(
-        "words",
-        nargs="+",
-        metavar="RUN|WEIGHTS|VIDEO",
-        help="a run (folder or id) or a file of weights, where --model doesn't say it all; then one video, a file or a "
-        "folder of images",
-    )
-    single_video.add_model_options(parser)
+    single_video.add_model_options(parser, "one video, a file or a folder of images")
     parser.add_argument("--class", dest="target", metavar="CLASS", help="name or number (default: the predicted one)")
     parser.add_argument("--out", type=Path, required=True, metavar="PNG", help="the picture to write")
 

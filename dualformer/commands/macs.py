@@ -10,10 +10,9 @@ by its own convention and head included; fvcore runs the network once. Exit stat
 from __future__ import annotations
 
 import argparse
-import json
 from typing import TYPE_CHECKING, Any
 
-from dualformer.arguments import columns, positive
+from dualformer.arguments import add_assignments, assigned, columns, positive
 from dualformer.config import ConfigError
 
 if TYPE_CHECKING:
@@ -36,14 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--num-classes", type=positive, default=400, metavar="N", help="classes of the head")
     parser.add_argument("--attention", metavar="PATTERN", help="of dualformer_*, such as LG (default: as published)")
-    parser.add_argument(
-        "--set",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="FIELD=VALUE",
-        help="any other field of the model's config (default: as published)",
-    )
+    add_assignments(parser)
     head = parser.add_mutually_exclusive_group()
     head.add_argument("--head", action="store_true", default=None, help="count the head (default: as its paper does)")
     head.add_argument(
@@ -85,31 +77,14 @@ def _config(options: argparse.Namespace) -> ModelConfig:
         "attention": options.attention,
     }
     changes = {field: value for field, value in named.items() if value is not None}
-    return model_config(options.model, **changes, **_assigned(options.set, changes))
-
-
-def _assigned(texts: list[str], named: dict[str, Any]) -> dict[str, Any]:
-    """Fields given as `FIELD=VALUE`; a value is JSON where it reads as such, else text."""
-    fields = {}
-    for text in texts:
-        field, equals, value = text.partition("=")
-        if not equals or not field:
-            raise ConfigError(f"--set {text}: expected FIELD=VALUE")
-        if field in named:
-            raise ConfigError(f"--set {field}: has a flag of its own")
-        try:
-            fields[field] = json.loads(value)
-        except ValueError:
-            fields[field] = value
-    return fields
+    return model_config(options.model, **changes, **assigned(options.set, changes))
 
 
 def _counts(config: ModelConfig, include_head: bool | None, depth: int) -> list[str]:
-    import torch
-
     from dualformer.macs import count_macs
+    from dualformer.meta import no_memory
 
-    with torch.device("meta"):
+    with no_memory():
         model = config.build()
     count = count_macs(model, include_head=include_head)
     head = "head included" if count.head_included else "head left out"

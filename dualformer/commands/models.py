@@ -42,12 +42,11 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _row(name: str) -> tuple[str, ...]:
-    import torch
-
     from dualformer.macs import count_macs
+    from dualformer.meta import no_memory
 
     config = model_config(name)
-    with torch.device("meta"):
+    with no_memory():
         model = config.build()
     params_m = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     gmacs = count_macs(model).total / 1e9

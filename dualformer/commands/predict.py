@@ -20,14 +20,7 @@ _SHOWN = 5
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds what the command takes."""
-    parser.add_argument(
-        "words",
-        nargs="+",
-        metavar="RUN|WEIGHTS|VIDEO",
-        help="a run (folder or id) or a file of weights, where --model doesn't say it all; then videos, each a file or "
-        "a folder of images",
-    )
-    single_video.add_model_options(parser)
+    single_video.add_model_options(parser, "videos, each a file or a folder of images")
     parser.add_argument(
         "--num-clips",
         type=positive,

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import csv
 import dataclasses
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +19,7 @@ from dualformer.data.config import DataConfig
 from dualformer.data.files import DataError
 from dualformer.model_contract import config_of
 from dualformer.results import layout
+from dualformer.results.files import read_object
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -87,8 +87,14 @@ class Viewer:
         return sampling.at_average_rate(indices, info.times, info.seconds)
 
 
-def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the options that say which model looks at what, and how."""
+def add_model_options(parser: argparse.ArgumentParser, videos: str) -> None:
+    """Adds the words and options that say which model looks at what, and how; `videos` says what those may be."""
+    parser.add_argument(
+        "words",
+        nargs="+",
+        metavar="RUN|WEIGHTS|VIDEO",
+        help=f"a run (folder or id) or a file of weights, where --model doesn't say it all; then {videos}",
+    )
     parser.add_argument(
         "--model", metavar="NAME", help="of `dualformer models`, or package.module:function (default: the run's)"
     )
@@ -159,16 +165,16 @@ def _run_folder(name: str, runs: Path) -> Path | None:
 def _is_run(folder: Path) -> bool:
     """Whether a folder is a run's; other projects put a `config.json` beside weights as well."""
     try:
-        config = json.loads((folder / layout.CONFIG).read_text(encoding="utf-8"))
+        config = read_object(folder / layout.CONFIG)
     except (OSError, ValueError):
         return False
-    return isinstance(config, dict) and {"model", "data", "evaluate"} <= set(config)
+    return {"model", "data", "evaluate"} <= set(config)
 
 
 def _of_run(folder: Path, weights: Path | None, options: argparse.Namespace) -> Viewer:
     """The model of a run, which sees videos as the run's evaluation does."""
     _refuse_beside_a_run(folder, options)
-    config = json.loads((folder / layout.CONFIG).read_text(encoding="utf-8"))
+    config = read_object(folder / layout.CONFIG)
     choice, evaluation = config["model"], config["evaluate"]
     changes = {name: choice[name] for name in ("num_frames", "crop_size", "attention")} | choice["overrides"]
     data = DataConfig.from_dict(config["data"])

@@ -18,6 +18,12 @@ MOTIONS = ("horizontal", "vertical")
 
 SITE_PX = 4
 """Side of the square that a dot of the embedded data set hops in, twice a dot's."""
+MOST_PX = 16_384
+"""Longest side of a frame, in pixels."""
+MOST_DRAWN = 1_000_000
+"""Clips of each split of the embedded data set."""
+MOST_DRAWN_PX = 2**25
+"""Pixels of all frames of an embedded clip, which is drawn as a whole, in float64."""
 BALANCED_GROUP = len(RELATIONS) * len(MOTIONS) * 2
 """Clips in which every class is there with the first event bright, and dark."""
 
@@ -56,16 +62,16 @@ class AugmentConfig(Config):
     cutmix: float = 0.0
 
     def check(self) -> None:
-        if self.short_side is not None and not 0 < self.short_side[0] <= self.short_side[1]:
-            raise ConfigError(f"short_side must be two rising lengths in pixels, got {self.short_side}")
+        if self.short_side is not None and not 0 < self.short_side[0] <= self.short_side[1] <= MOST_PX:
+            raise ConfigError(f"short_side must be two rising lengths of at most {MOST_PX} px, got {self.short_side}")
         if self.crop_area is not None and not 0 < self.crop_area[0] <= self.crop_area[1] <= 1:
             raise ConfigError(f"crop_area must be two rising shares of at most 1, got {self.crop_area}")
         for field in ("colour", "grey", "erasing"):
             if not 0 <= getattr(self, field) <= 1:
                 raise ConfigError(f"{field} must be from 0 to 1, got {getattr(self, field)}")
         for field in ("mixup", "cutmix", "randaugment_ops"):
-            if getattr(self, field) < 0:
-                raise ConfigError(f"{field} can't be negative, got {getattr(self, field)}")
+            if not 0 <= getattr(self, field) <= 100:
+                raise ConfigError(f"{field} must be from 0 to 100, got {getattr(self, field)}")
         if not 0 <= self.randaugment_magnitude <= 10:
             raise ConfigError(f"randaugment_magnitude must be from 0 to 10, got {self.randaugment_magnitude}")
 
@@ -108,13 +114,16 @@ class TwoScaleConfig(Config):
 
     def check(self) -> None:
         for field in ("num_train", "num_test"):
-            if (value := getattr(self, field)) < BALANCED_GROUP or value % BALANCED_GROUP:
-                raise ConfigError(f"{field} must be a positive multiple of {BALANCED_GROUP}, got {value}")
+            if not BALANCED_GROUP <= (value := getattr(self, field)) <= MOST_DRAWN or value % BALANCED_GROUP:
+                raise ConfigError(f"{field} must be a multiple of {BALANCED_GROUP} up to {MOST_DRAWN}, got {value}")
         for field, step in (("num_frames", 4), ("height", SITE_PX), ("width", SITE_PX)):
             if (value := getattr(self, field)) < step or value % step:
                 raise ConfigError(f"{field} must be a positive multiple of {step}, got {value}")
-        if self.fps < 1 or self.seed < 0:
-            raise ConfigError(f"fps must be positive and seed not negative, got {self.fps} and {self.seed}")
+        if (pixels := self.num_frames * self.height * self.width) > MOST_DRAWN_PX:
+            shape = f"{self.num_frames} x {self.height} x {self.width}"
+            raise ConfigError(f"a clip of {shape} has {pixels} pixels; at most {MOST_DRAWN_PX}")
+        if not 1 <= self.fps <= 1000 or self.seed < 0:
+            raise ConfigError(f"fps must be from 1 to 1000 and seed not negative, got {self.fps} and {self.seed}")
         for field, most in (("event_width", self.width // 2), ("num_targets", self.num_sites)):
             if not 1 <= (value := getattr(self, field)) <= most:
                 raise ConfigError(
@@ -185,15 +194,18 @@ class DataConfig(Config):
     embedded: TwoScaleConfig = dataclasses.field(default_factory=TwoScaleConfig)
 
     def check(self) -> None:
-        if self.frame_stride < 1:
-            raise ConfigError(f"frame_stride must be positive, got {self.frame_stride}")
+        if not 1 <= self.frame_stride <= 1_000_000:
+            raise ConfigError(f"frame_stride must be from 1 to 1000000, got {self.frame_stride}")
         for field in ("resize", "test_resize"):
-            if (size := getattr(self, field)) is not None and min(size if isinstance(size, tuple) else (size,)) < 1:
-                raise ConfigError(f"{field} must be positive, got {size}")
-        if self.time_limit_s <= 0:
-            raise ConfigError(f"time_limit_s must be positive, got {self.time_limit_s}")
-        if min(self.std) <= 0:
-            raise ConfigError(f"std must be positive, got {self.std}")
+            sides = size if isinstance(size := getattr(self, field), tuple) else (size or 1,)
+            if size == 0 or not 1 <= min(sides) <= max(sides) <= MOST_PX:
+                raise ConfigError(f"{field} must be from 1 to {MOST_PX} px, got {size}")
+        if not 0 < self.time_limit_s <= 1e6:
+            raise ConfigError(f"time_limit_s must be positive and at most a million, got {self.time_limit_s}")
+        if not 1e-3 <= min(self.std) <= max(self.std) <= 1e6:
+            raise ConfigError(f"std must be from 0.001 to a million, got {self.std}")
+        if max(map(abs, self.mean)) > 1e6:
+            raise ConfigError(f"mean must be within a million of 0, got {self.mean}")
         if not 0 < self.holdout < 1:
             raise ConfigError(f"holdout must be between 0 and 1, got {self.holdout}")
         if self.fold < 0 or (self.fold + 1) * self.holdout > 1 + 1e-6:

@@ -31,7 +31,7 @@ _STEP = 16  # frames between entries, where a decoder doesn't say where it can e
 class Seeker(Protocol):
     """A video opened for one call, with one decoding thread. It is never kept: none survives fork and pickle."""
 
-    def __init__(self, path: str | os.PathLike): ...
+    def __init__(self, path: str | os.PathLike[str]): ...
 
     def __len__(self) -> int:
         """Returns how many frames it believes the file has."""
@@ -46,7 +46,7 @@ class Seeker(Protocol):
 class Decord:
     """Seeks fast. Its FFmpeg is from 2019: it knows no AV1, and decodes some files to slightly other pixels."""
 
-    def __init__(self, path: str | os.PathLike):
+    def __init__(self, path: str | os.PathLike[str]):
         library = _decord()
         with _its_own_errors(library):
             self._reader = library.VideoReader(os.fspath(path), ctx=library.cpu(0), num_threads=1)
@@ -67,7 +67,7 @@ class Decord:
 class TorchCodec:
     """Seeks by timestamps, with the FFmpeg of the system; imported when used, since it is there on few machines."""
 
-    def __init__(self, path: str | os.PathLike):
+    def __init__(self, path: str | os.PathLike[str]):
         self._reader = _torchcodec().decoders.VideoDecoder(
             os.fspath(path), dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact"
         )
@@ -86,7 +86,7 @@ class TorchCodec:
 class Images:
     """A folder of a video's frames as images, in the order of the numbers in their names."""
 
-    def __init__(self, path: str | os.PathLike):
+    def __init__(self, path: str | os.PathLike[str]):
         self.paths = _in_order(image for image in Path(path).iterdir() if is_frame(image.name))
         if not self.paths:
             raise ValueError("no images in the folder")
@@ -122,7 +122,7 @@ class Images:
             raise ValueError(f"{path.name}: {reason}") from error
 
 
-DECODERS: Mapping[str, Callable[[str | os.PathLike], Seeker] | None] = {
+DECODERS: Mapping[str, Callable[[str | os.PathLike[str]], Seeker] | None] = {
     "decord": Decord,
     "torchcodec": TorchCodec,
     "pyav": None,  # reads in order what it reads

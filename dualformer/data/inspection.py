@@ -21,8 +21,8 @@ import json
 import multiprocessing
 import signal
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import as_completed
+from collections.abc import Generator, Iterable, Sequence
+from concurrent.futures import Future, as_completed
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -107,7 +107,7 @@ class _Line:
 
     def outcome(self, root: Path) -> VideoInfo | VideoError:
         if self.info is None:
-            return VideoError(root / self.file, self.error)
+            return VideoError(root / self.file, self.error or "no reason was recorded")
         times = self.info["times"] and tuple(self.info["times"])  # JSON knows lists only
         return VideoInfo(**{**self.info, "times": times})
 
@@ -118,13 +118,15 @@ class _Line:
 
 def _inspected(
     root: Path, files: Sequence[str], workers: int, decoder: str, time_limit_s: float
-) -> Iterator[tuple[_Line, bool]]:
+) -> Generator[tuple[_Line, bool], None, None]:
     """A line for each file, as they get done, and whether it is worth recording."""
     # Forked: a process that starts anew would import all that the main module does, torch among it, to decode a file.
     context = multiprocessing.get_context("fork")
     pool = pebble.ProcessPool(min(workers, len(files)), initializer=_settle, context=context)
     try:
-        jobs = {pool.schedule(_inspect, (root / file, decoder), timeout=time_limit_s): file for file in files}
+        jobs: dict[Future[VideoInfo | VideoError], str] = {
+            pool.schedule(_inspect, (root / file, decoder), timeout=time_limit_s): file for file in files
+        }
         for job in as_completed(jobs):
             file = jobs.pop(job)
             try:
@@ -135,9 +137,10 @@ def _inspected(
             except pebble.ProcessExpired as error:  # or the machine ran out of memory, so it is tried again next time
                 yield _Line(file, decoder, error=f"brings its decoder down ({_end(error.exitcode)})"), False
             else:
-                failed = isinstance(outcome, VideoError)
-                what = {"error": outcome.reason} if failed else {"info": dataclasses.asdict(outcome)}
-                yield _Line(file, decoder, **what), not (failed and outcome.passing)
+                if isinstance(outcome, VideoError):
+                    yield _Line(file, decoder, error=outcome.reason), not outcome.passing
+                else:
+                    yield _Line(file, decoder, info=dataclasses.asdict(outcome)), True
     finally:
         pool.stop()  # where not all is done, something went wrong, and nobody waits for the rest
         pool.join()

@@ -11,6 +11,7 @@ import contextlib
 import errno
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import av
 
@@ -23,11 +24,11 @@ _FORMATS = (
 )
 _OPTIONS = {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}
 # HMDB51 has files whose metadata isn't valid UTF-8. PyAV since 19 always reads them so, and has no such argument.
-_BEFORE_19 = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
+_BEFORE_19: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
 
 
 @contextlib.contextmanager
-def address(path: str | os.PathLike) -> Iterator[str]:
+def address(path: str | os.PathLike[str]) -> Iterator[str]:
     """What any decoder opens as this very file, while the block lasts.
 
     An absolute path never looks like an address (`clips:2026/a.mp4` does). A name that isn't UTF-8 can't be said to a
@@ -47,7 +48,7 @@ def address(path: str | os.PathLike) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def open_container(path: str | os.PathLike) -> Iterator[av.container.InputContainer]:
+def open_container(path: str | os.PathLike[str]) -> Iterator[av.container.InputContainer]:
     """A video file, open in PyAV.
 
     Raises:

@@ -39,6 +39,9 @@ _DECODING_ERRORS = (av.FFmpegError, OSError, ValueError, LookupError, RuntimeErr
 _VERDICTS = frozenset([errno.EDOM, errno.ERANGE, errno.EINVAL, errno.ENOSYS])
 _LAST_ERRNO = max(errno.errorcode)  # FFmpeg's own are far above
 
+_Errors = list[tuple[int, str, str]]
+"""What FFmpeg reports, as PyAV gives it: level, who says so, what."""
+
 _CHUNK = 16  # frames held in memory at once while a file is compared
 
 
@@ -52,7 +55,7 @@ class VideoError(Exception):
             file may be fine another time; else it is a decoder's verdict about the file.
     """
 
-    def __init__(self, path: str | os.PathLike, reason: str, passing: bool = False):
+    def __init__(self, path: str | os.PathLike[str], reason: str, passing: bool = False):
         super().__init__(os.fspath(path), reason, passing)
         self.path, self.reason, self.passing = Path(path), reason, passing
 
@@ -81,7 +84,9 @@ class VideoInfo:
     times: tuple[float, ...] | None = None
 
 
-def read_in_order(path: str | os.PathLike, indices: Sequence[int], time_limit_s: float | None = None) -> np.ndarray:
+def read_in_order(
+    path: str | os.PathLike[str], indices: Sequence[int], time_limit_s: float | None = None
+) -> np.ndarray:
     """Returns the frames at `indices`, decoded from the start with PyAV: uint8 RGB [len(indices), H, W, 3].
 
     Args:
@@ -109,17 +114,24 @@ def read_in_order(path: str | os.PathLike, indices: Sequence[int], time_limit_s:
         return np.stack([frames[int(index)] for index in indices])
 
 
-def read_by_seeking(path: str | os.PathLike, indices: Sequence[int], decoder: str = "decord") -> np.ndarray:
+def read_by_seeking(path: str | os.PathLike[str], indices: Sequence[int], decoder: str = "decord") -> np.ndarray:
     """As `read_in_order`, with a decoder that seeks: trust it only where `VideoInfo.seekable` says so for it."""
     indices = [*map(int, indices)]
     with _explained(path):
         if Path(path).is_dir():
             return Images(path).frames(indices)
         with address(path) as place:
-            return DECODERS[chosen_decoder(decoder) if decoder == AUTO else decoder](place).frames(indices)
+            return _seeker(decoder)(place).frames(indices)
 
 
-def inspect_video(path: str | os.PathLike, decoder: str = "decord") -> VideoInfo:
+def _seeker(decoder: str) -> Callable[[str], Seeker]:
+    opener = DECODERS[chosen_decoder(decoder) if decoder == AUTO else decoder]
+    if opener is None:
+        raise ValueError(f"{decoder} reads in order and doesn't seek")
+    return opener
+
+
+def inspect_video(path: str | os.PathLike[str], decoder: str = "decord") -> VideoInfo:
     """Decodes a whole video in order, and finds out whether a decoder can seek in it.
 
     A decoder finds a frame by seeking to the key frame before it and counting on from there, so what goes wrong with
@@ -143,15 +155,15 @@ def inspect_video(path: str | os.PathLike, decoder: str = "decord") -> VideoInfo
 
 
 def _inspect_file(
-    path: str | os.PathLike, decoder: Callable[[str | os.PathLike], Seeker] | None, errors: list
+    path: str | os.PathLike[str], decoder: Callable[[str | os.PathLike[str]], Seeker] | None, errors: _Errors
 ) -> VideoInfo:
     frames = _decode(path, on_open=errors.clear)  # of its header FFmpeg complains where nothing is amiss with pictures
     first = next(frames, None)  # before decord opens the file, which prints about files that aren't videos
     if first is None:
         raise VideoError(path, "no frame can be decoded")
     shape = _to_rgb(first).shape
-    sought = _digests_by_seeking(path, decoder)
-    stamps, damaged, heard, same = [], 0, 0, sought is not None
+    sought = _digests_by_seeking(path, decoder) or {}
+    stamps, damaged, heard, same = [], 0, 0, True
     for index, frame in enumerate(itertools.chain([first], frames)):
         stamps.append(_stamp(frame))
         damaged, heard = damaged + (frame.is_corrupt or len(errors) > heard), len(errors)
@@ -163,11 +175,11 @@ def _inspect_file(
         raise VideoError(path, f"damaged: {damaged} of {len(stamps)} frames ({damaged / len(stamps):.1%})")
     seconds, times = _clock(stamps)
     seekable = same and len(stamps) == len(sought)
-    return VideoInfo(len(stamps), *shape[:2], seekable=seekable, seconds=seconds, times=times)
+    return VideoInfo(len(stamps), shape[0], shape[1], seekable=seekable, seconds=seconds, times=times)
 
 
 @contextlib.contextmanager
-def _errors_heard() -> Iterator[list]:
+def _errors_heard() -> Iterator[_Errors]:
     """What FFmpeg reports as an error while PyAV decodes in this thread: not every decoder marks the frame as well."""
     level, skips = av.logging.get_level(), av.logging.get_skip_repeated()
     av.logging.set_level(av.logging.ERROR)
@@ -180,22 +192,22 @@ def _errors_heard() -> Iterator[list]:
         av.logging.set_level(level)
 
 
-def _inspect_images(path: str | os.PathLike) -> VideoInfo:
+def _inspect_images(path: str | os.PathLike[str]) -> VideoInfo:
     images = Images(path)
     shape = images.frame(0).shape
     for index, image in enumerate(images.paths):
         _check_size(path, image.name, images.frame(index), shape)
-    return VideoInfo(len(images), *shape[:2], seekable=True)
+    return VideoInfo(len(images), shape[0], shape[1], seekable=True)
 
 
-def _check_size(path: str | os.PathLike, name: str, frame: np.ndarray, shape: Sequence[int]) -> None:
+def _check_size(path: str | os.PathLike[str], name: str, frame: np.ndarray, shape: Sequence[int]) -> None:
     if frame.shape != shape:
         sizes = [f"{height}x{width}" for height, width, _ in (frame.shape, shape)]
         raise VideoError(path, f"{name} is {sizes[0]}, the first is {sizes[1]}")
 
 
 def _digests_by_seeking(
-    path: str | os.PathLike, decoder: Callable[[str | os.PathLike], Seeker] | None
+    path: str | os.PathLike[str], decoder: Callable[[str | os.PathLike[str]], Seeker] | None
 ) -> dict[int, bytes] | None:
     """Digest of every frame as a decoder finds it, None where it can't read the file or contradicts itself."""
     if decoder is None:
@@ -209,7 +221,7 @@ def _digests_by_seeking(
 
 def _digests(seeker: Seeker) -> dict[int, bytes] | None:
     starts = seeker.entries()
-    digests = {}
+    digests: dict[int, bytes] = {}
     for start, stop in reversed(list(zip(starts, [*starts[1:], len(seeker)]))):
         last = _digest(seeker.frames([stop - 1])[0])
         for begin in range(start, stop, _CHUNK):
@@ -221,25 +233,25 @@ def _digests(seeker: Seeker) -> dict[int, bytes] | None:
 
 
 def _in_time(
-    frames: Iterator[av.VideoFrame], path: str | os.PathLike, time_limit_s: float | None
+    frames: Iterator[av.VideoFrame], path: str | os.PathLike[str], time_limit_s: float | None
 ) -> Iterator[av.VideoFrame]:
-    end_s = time.monotonic() + (time_limit_s or float("inf"))
+    begin_s = time.monotonic()
     for frame in frames:
         yield frame
-        if time.monotonic() > end_s:
+        if time_limit_s and time.monotonic() > begin_s + time_limit_s:
             raise too_slow(path, time_limit_s)
 
 
-def too_slow(path: str | os.PathLike, time_limit_s: float) -> VideoError:
+def too_slow(path: str | os.PathLike[str], time_limit_s: float) -> VideoError:
     """Returns the error of a video that was given up."""
     return VideoError(path, f"took longer than {time_limit_s:g} s")
 
 
-def _decode(path: str | os.PathLike, on_open: Callable[[], None] = lambda: None) -> Iterator[av.VideoFrame]:
+def _decode(path: str | os.PathLike[str], on_open: Callable[[], None] = lambda: None) -> Iterator[av.VideoFrame]:
     with open_container(path) as container:
         on_open()
         stream = container.streams.best("video")  # as decord chooses, where a file has several
-        if stream is None:
+        if not isinstance(stream, av.VideoStream):
             raise VideoError(path, "no video stream")
         if Disposition.attached_pic in stream.disposition:
             raise VideoError(path, "no video stream, only an attached picture (a cover)")
@@ -297,11 +309,11 @@ def _to_rgb(frame: av.VideoFrame) -> np.ndarray:
 
 
 def _digest(frame: np.ndarray) -> bytes:
-    return hashlib.blake2b(np.ascontiguousarray(frame), digest_size=16).digest()
+    return hashlib.blake2b(np.ascontiguousarray(frame).data, digest_size=16).digest()
 
 
 @contextlib.contextmanager
-def _explained(path: str | os.PathLike) -> Iterator[None]:
+def _explained(path: str | os.PathLike[str]) -> Iterator[None]:
     """Turns everything that decoders raise into a `VideoError`, after a look at the file itself."""
     path = Path(path)
     try:

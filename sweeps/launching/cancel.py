@@ -8,9 +8,11 @@ RUN is a run's id or the beginning of one; a grid's name stands for all its runs
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from dualformer.arguments import parse_and_run
 from dualformer.results.result import read_result
 from slurm import places
 from sweeps.launching import commands, ledger
@@ -38,8 +40,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line and returns its exit status."""
-    return commands.main(__doc__, add_arguments, run, arguments)
+    """Parses the command line and runs it; returns the exit status."""
+    return parse_and_run(sys.modules[__name__], arguments)
 
 
 def _cancel(run_dir: Path) -> bool:

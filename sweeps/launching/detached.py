@@ -10,6 +10,7 @@ from pathlib import Path
 
 from dualformer.results import layout
 
+# By its path, since that needs neither an installation nor a certain working directory, in a wheel as in a checkout.
 _SCRIPT = Path(__file__).resolve().parents[1] / "launch.py"
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dualformer.results.result import read_result
 from slurm.profile import Profile
-from sweeps.launching import ledger
+from sweeps.launching import ledger, plan_cost
 from sweeps.launching.grid import Grid
 from sweeps.launching.planned_run import PlannedRun
 from sweeps.measuring import cost
@@ -18,7 +18,7 @@ from sweeps.measuring import cost
 def describe(grid: Grid, runs: Path, profile: Profile) -> Iterator[str]:
     """Yields a line for every run (id, state, what differs, resources, training by measured rates), then the sums."""
     missing = []
-    costs = cost.estimate(grid.runs, cost.read_rows(runs))
+    costs = plan_cost.estimate(grid.runs, plan_cost.read_rows(runs))
     for run in grid.runs:
         result = read_result(runs / run.run_id)
         missing += [] if result else [run]

@@ -68,10 +68,10 @@ def load_grid(
     file = _with_axes(file.picked(labels), selection.axes(axes), changes)
     if file.num_runs > MOST_RUNS:
         raise ConfigError(f"{path.name}: {file.num_runs} runs, and a grid may have {MOST_RUNS}; make several of it")
-    rows = [(name, {**fields, **changes}) for name, fields in file.runs()]
-    configs = check_all(path.name, rows)
-    _refuse_duplicates(path.name, rows, configs, changes)
-    runs = selection.select(_plan(rows, configs), fields_only, file.axes, limit)
+    listed = [(name, {**fields, **changes}) for name, fields in file.runs()]
+    configs = check_all(path.name, listed)
+    _refuse_duplicates(path.name, listed, configs, changes)
+    runs = selection.select(_plan(listed, configs), fields_only, file.axes, limit)
     return Grid(path.stem, file.description, text, changes, runs)
 
 
@@ -99,24 +99,24 @@ def _with_axes(file: GridFile, added: Mapping[str, Sequence[Any]], changes: Mapp
 
 def _refuse_duplicates(
     source: str,
-    rows: Sequence[tuple[str, Mapping[str, Any]]],
+    listed: Sequence[tuple[str, Mapping[str, Any]]],
     configs: Sequence[RunConfig],
     changes: Mapping[str, Any],
 ) -> None:
     seen: dict[str, str] = {}
-    for (label, _), config in zip(rows, configs, strict=True):
+    for (label, _), config in zip(listed, configs, strict=True):
         run_id = config.run_id
         if run_id in seen:
-            hint = f" (after --set {' '.join(changes)}; to pick rows of an axis use --only)" if changes else ""
+            hint = f" (after --set {' '.join(changes)}; to pick values of an axis use --only)" if changes else ""
             raise ConfigError(f"{source}: '{seen[run_id]}' and '{label}' are the same run, {run_id}{hint}")
         seen[run_id] = label
 
 
-def _plan(rows: Sequence[tuple[str, Mapping[str, Any]]], configs: Sequence[RunConfig]) -> list[PlannedRun]:
+def _plan(listed: Sequence[tuple[str, Mapping[str, Any]]], configs: Sequence[RunConfig]) -> list[PlannedRun]:
     flat = [flatten(config.to_dict()) for config in configs]
     fields = list(dict.fromkeys(field for values in flat for field in values))
     varying = [field for field in fields if len({json.dumps(values.get(field)) for values in flat}) > 1]
     return [
         PlannedRun(config, config.run_id, label, {field: values[field] for field in varying if field in values})
-        for (label, _), config, values in zip(rows, configs, flat, strict=True)
+        for (label, _), config, values in zip(listed, configs, flat, strict=True)
     ]

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib.util
 import itertools
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from dualformer.config import ConfigError, nearest, nest
+from dualformer.data.config import EMBEDDED
 from dualformer.model_config import ModelConfig
 from dualformer.registry import model_config
 from dualformer.results.layout import WEIGHTS_SUFFIXES
@@ -23,7 +26,6 @@ MOST_BLOCKS = 1000
 _MOST_ERRORS = 10
 _MOST_ITEMS = 10_000
 _LARGEST = 1_000_000
-_LONGEST_PATH = 4000
 _SHOWN = 200
 
 
@@ -68,7 +70,9 @@ def check_startable(source: str, runs: Sequence[PlannedRun], more: Callable[[Pla
         with problems.of(run.name):
             if run.config.train.trains:
                 _check_teacher(run.config)
-                _check_embedded(run.config, _model_of(run.config))
+                _check_installed(run.config)
+                _check_sizes(run.config, _model_of(run.config))
+                _check_lengths(run.config, _model_of(run.config))
             more(run)
     problems.raise_any()
 
@@ -147,16 +151,12 @@ def _numbers(value: Any) -> Iterator[float]:
 
 
 def _check_root(root: str) -> None:
-    if root == "embedded":
+    if root == EMBEDDED:
         return
-    if not root.strip() or not _exists(root):
+    if not root.strip() or not os.path.exists(root):
         raise ConfigError(
             f"data.root: no folder '{_shortened(root)}' (nor manifest file); say where yours is by --set data.root=PATH"
         )
-
-
-def _exists(path: str) -> bool:
-    return len(path) <= _LONGEST_PATH and Path(path).exists()
 
 
 def _shortened(path: str) -> str:
@@ -164,13 +164,13 @@ def _shortened(path: str) -> str:
 
 
 def _check_weights(field: str, path: str | None) -> None:
-    if path is None or (_exists(path) and Path(path).is_file()):
+    if path is None or os.path.isfile(path):
         return
     folder = Path(path).parent
-    if len(path) > _LONGEST_PATH or not folder.is_dir():
+    if not os.path.isdir(folder):
         raise ConfigError(f"{field}: no file '{_shortened(path)}', nor its folder")
     weights = [file.name for file in folder.iterdir() if file.suffix in WEIGHTS_SUFFIXES]
-    raise ConfigError(f"{field}: no file '{path}'{nearest(Path(path).name, weights)}")
+    raise ConfigError(f"{field}: no file '{_shortened(path)}'{nearest(Path(path).name, weights)}")
 
 
 def _model_of(config: RunConfig) -> ModelConfig:
@@ -192,26 +192,49 @@ def _check_teacher(config: RunConfig) -> None:
         )
 
 
-def _check_embedded(config: RunConfig, model: ModelConfig) -> None:
-    """Refuses clips that the embedded videos are too small or too short for, whose size is known without drawing."""
-    data = config.data
-    if data.root != "embedded":
-        return
-    drawn = (data.embedded.height, data.embedded.width)
+def _check_installed(config: RunConfig) -> None:
+    """Refuses what needs a package that isn't there; jobs run by the same Python."""
+    from dualformer.data.decoders import check_decoder
+    from sweeps.training.tracking import check_installed
+
+    check_installed(config.train.log_to)
+    decoder = config.data.decoder
+    # Whether one that is there works, its machine knows: it may lack shared libraries here, and not there.
+    if decoder in ("decord", "torchcodec") and importlib.util.find_spec(decoder) is None:
+        check_decoder(decoder)
+
+
+def _check_sizes(config: RunConfig, model: ModelConfig) -> None:
+    """Refuses crops larger than the frames that they are cut from, as far as these are known without looking."""
     for split, size in _sizes(config):
-        shape = _resized(drawn, size)
-        if shape[0] < model.crop_size[0] or shape[1] < model.crop_size[1]:
+        shape = _frame_shape(config, size, min(model.crop_size))
+        if shape and (shape[0] < model.crop_size[0] or shape[1] < model.crop_size[1]):
+            frames = "embedded data's" if config.data.root == EMBEDDED else "resized"
             raise ConfigError(
-                f"model.crop_size: {_by(model.crop_size)} is larger than the embedded data's {split} frames, "
-                f"{_by(shape)}; set data.resize (or data.embedded.height and width) to at least the crop"
+                f"model.crop_size: {_by(model.crop_size)} is larger than the {frames} {split} frames, {_by(shape)}; "
+                "set data.resize (or data.embedded.height and width) to at least the crop"
             )
+
+
+def _check_lengths(config: RunConfig, model: ModelConfig) -> None:
+    """Refuses clips that the embedded videos are too short for."""
+    data = config.data
     stride = data.frame_stride if data.sampling == "dense" else 1
     needed = (model.num_frames - 1) * stride + 1
-    if data.short_video == "error" and data.embedded.num_frames < needed:
+    if data.root == EMBEDDED and data.short_video == "error" and data.embedded.num_frames < needed:
         raise ConfigError(
             f"model.num_frames: {model.num_frames} frames at stride {stride} need {needed}, and embedded videos have "
             f"{data.embedded.num_frames} (data.embedded.num_frames; data.short_video chooses what to do)"
         )
+
+
+def _frame_shape(config: RunConfig, size: int | tuple[int, int] | None, short_side: int) -> tuple[int, int] | None:
+    """Height and width of frames after they were resized; None where only the files could tell."""
+    if config.data.root == EMBEDDED:
+        return _resized((config.data.embedded.height, config.data.embedded.width), size)
+    if isinstance(size, int):
+        return (size, size) if size < short_side else None
+    return size
 
 
 def _sizes(config: RunConfig) -> Iterable[tuple[str, int | tuple[int, int] | None]]:
@@ -258,19 +281,10 @@ def check_build(model: ModelConfig) -> None:
     Raises:
         ConfigError: it can't be built, for whatever reason: the run would meet it too.
     """
-    import torch
-    from torch.overrides import TorchFunctionMode
-
-    class Uninitialised(TorchFunctionMode):
-        """Initial values of weights that have no memory are for nothing, and take most of the time of a build."""
-
-        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            if getattr(func, "__module__", None) == "torch.nn.init":
-                return kwargs["tensor"]
-            return func(*args, **(kwargs or {}))
+    from dualformer.meta import no_memory  # here: it brings torch along
 
     try:
-        with torch.device("meta"), Uninitialised():
+        with no_memory():
             model.build()
     except Exception as error:
         raise ConfigError(f"{model.name}: {error}") from None

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from dualformer.config import ConfigError, flatten
 from dualformer.results import layout
-from dualformer.results.files import utc_now, write_json
+from dualformer.results.files import read_object, utc_now, write_json
 
 if TYPE_CHECKING:  # they bring models along, which looking after a sweep can do without
     from sweeps.launching.grid import Grid
@@ -42,10 +42,9 @@ def read(path: Path) -> LaunchRecord:
     """Reads a launch record; what isn't there, or isn't one, lists nothing."""
     grid = path.name.removesuffix(layout.LAUNCH_RECORD)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_object(path)
     except (OSError, ValueError):
         return LaunchRecord(grid)
-    content = content if isinstance(content, dict) else {}
     runs = [run for run in content.get("runs") or () if isinstance(run, dict) and "run_id" in run]
     launches = [each for each in content.get("launches") or () if {"arguments", "folder", "runs"} <= each.keys()]
     return LaunchRecord(grid, tuple(runs), tuple(launches))
@@ -121,7 +120,7 @@ def _config(run_dir: Path) -> RunConfig | None:
     from sweeps.run_config import RunConfig
 
     try:
-        config = RunConfig.from_dict(json.loads((run_dir / layout.CONFIG).read_text(encoding="utf-8")))
+        config = RunConfig.from_dict(read_object(run_dir / layout.CONFIG))
     except (OSError, ValueError, ConfigError):
         return None
     return config if config.run_id == run_dir.name else None

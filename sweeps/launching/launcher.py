@@ -13,14 +13,15 @@ Exit status: 0 all runs are ok, 1 some are not, 2 the grid or a flag is wrong an
 from __future__ import annotations
 
 import argparse
-import os
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from dualformer.arguments import parse_and_run, positive
 from dualformer.config import ConfigError
 from dualformer.results.result import STATUSES
 from slurm.places import KINDS
-from slurm.task import on_torchrun
+from slurm.task import is_shared
 from sweeps.launching import commands
 from sweeps.launching.attempt import WORKER
 
@@ -52,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--only", **fields, metavar="FIELD=VALUE", help="keep the runs that have this value (default: all)"
     )
-    parser.add_argument("--limit", type=_positive, metavar="N", help="keep the first N of these runs (default: all)")
+    parser.add_argument("--limit", type=positive, metavar="N", help="keep the first N of these runs (default: all)")
     commands.add_runs(parser)
     parser.add_argument(
         "--retry", nargs="+", action="extend", default=[], choices=STATUSES,
@@ -83,36 +84,46 @@ def run(options: argparse.Namespace, *, worker: str = WORKER) -> int:
 def main(arguments: Sequence[str] | None = None, *, worker: str = WORKER) -> int:
     """Runs the command line and returns its exit status; `worker` as in `run`."""
     if not is_shared():
-        return commands.main(__doc__, add_arguments, lambda options: run(options, worker=worker), arguments)
+        return parse_and_run(sys.modules[__name__], arguments, run=lambda options: run(options, worker=worker))
     from sweeps.launching import torchrun
 
     # The first process parses alone, and tells the others the status of a wrong flag too.
     return torchrun.launch(
-        lambda lead: commands.main(__doc__, add_arguments, lambda options: _launch(options, lead), arguments), worker
+        lambda lead: parse_and_run(sys.modules[__name__], arguments, run=lambda options: _launch(options, lead)), worker
     )
-
-
-def is_shared() -> bool:
-    """Whether other processes wait for this one to launch."""
-    return on_torchrun() and os.environ["WORLD_SIZE"] != "1"
 
 
 def _launch(options: argparse.Namespace, worker: str) -> int:
     from slurm.profile import ProfileError, load_profile
     from sweeps.launching import dry_run, following
-    from sweeps.launching.opening import open_sweep
+    from sweeps.launching.opening import open_sweep, refuse_impossible
 
     try:
         _check_shared(options)
         profile = load_profile(options.profile)
         grid = _load(options, profile)
         if options.dry_run:
+            _try_place(options, grid, profile)
             print("\n".join(dry_run.describe(grid, options.runs, profile)))
             return 0
+        refuse_impossible(options, grid, profile)
         sweep = open_sweep(options, grid, profile, worker)
     except (ConfigError, ProfileError, OSError) as error:
         return commands.fail(error)
     return following.leave(sweep, options, grid) if options.no_wait else following.follow(sweep)
+
+
+def _try_place(options: argparse.Namespace, grid: Grid, profile: Profile) -> None:
+    """Refuses what the place that was named can't give; where none was, says so, since the runs may be for another."""
+    from slurm.profile import ProfileError
+    from sweeps.launching.opening import refuse_impossible
+
+    try:
+        refuse_impossible(options, grid, profile)
+    except (ConfigError, ProfileError) as error:
+        if options.executor != "auto":
+            raise
+        print(f"note: here a launch would be refused: {error}", file=sys.stderr)
 
 
 def _load(options: argparse.Namespace, profile: Profile) -> Grid:
@@ -143,13 +154,3 @@ def _check_shared(options: argparse.Namespace) -> None:
         )
     if options.no_wait:
         raise ConfigError("--no-wait: torchrun ends its processes with the launcher; leave out the flag, or torchrun")
-
-
-def _positive(text: str) -> int:
-    try:
-        number = int(text)
-    except ValueError:
-        number = 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from 1")
-    return number

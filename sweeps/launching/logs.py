@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Sequence
 
+from dualformer.arguments import parse_and_run
 from dualformer.results import layout
 from dualformer.results.result import read_result
 from sweeps.launching import commands
@@ -43,5 +44,5 @@ def run(options: argparse.Namespace) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line and returns its exit status."""
-    return commands.main(__doc__, add_arguments, run, arguments)
+    """Parses the command line and runs it; returns the exit status."""
+    return parse_and_run(sys.modules[__name__], arguments)

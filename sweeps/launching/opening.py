@@ -5,25 +5,42 @@ from __future__ import annotations
 import argparse
 import contextlib
 import hashlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 from dualformer.config import ConfigError
 from dualformer.results import layout
 from dualformer.results.code import code_conflicts
+from dualformer.results.files import read_object
 from slurm.executor import Executor
 from slurm.places import make_executor
 from slurm.profile import Profile
+from slurm.task import is_shared
 from sweeps import source
 from sweeps.launching import ledger, snapshot
 from sweeps.launching.detached import arguments_to_go_on
 from sweeps.launching.grid import Grid
 from sweeps.launching.launch_record import note_launch
-from sweeps.launching.launcher import is_shared
 from sweeps.launching.sweep import Sweep
 
 _SHOWN = 5
+
+
+def refuse_impossible(options: argparse.Namespace, grid: Grid, profile: Profile) -> None:
+    """Refuses what could never run in the place that was asked for, which it would wait for in vain; writes nothing.
+
+    Raises:
+        ConfigError: a run asks for more than there is.
+        ProfileError: there is no such place, or its folder can't be used.
+    """
+    executor = _executor(options, grid, profile, source.ROOT)  # the code where it is: no copy is there yet
+    for run in grid.runs:
+        reason = executor.why_never(run.resources)
+        needs_gpu = "device is 'cuda'" if run.config.device == "cuda" else run.config.measure.needs_gpu
+        if needs_gpu and not executor.may_have_gpus:
+            reason = reason or f"{needs_gpu}, and this machine has none"
+        if reason:
+            raise ConfigError(f"{run.name}: {reason} ({executor.kind} executor); nothing was started")
 
 
 def open_sweep(options: argparse.Namespace, grid: Grid, profile: Profile, worker: str) -> Sweep:
@@ -36,15 +53,10 @@ def open_sweep(options: argparse.Namespace, grid: Grid, profile: Profile, worker
         worker: function that computes a run.
 
     Raises:
-        ConfigError: a run can never be had here.
-        ProfileError: there is no such place, or its folder can't be used.
         OSError: the folder of runs can't be written.
     """
-    threads = max(run.config.threads for run in grid.runs)
-    # Refused before anything is written: with the code where it is, since no copy is there yet.
-    _refuse_impossible(grid, _executor(options, profile, threads, source.ROOT))
     code = snapshot.take(options.runs, [run.config.model.name for run in grid.runs])
-    executor = _executor(options, profile, threads, code)
+    executor = _executor(options, grid, profile, code)
     kept, gone = note_launch(options.runs, grid, arguments_to_go_on(options))
     if kept:
         say(f"{grid.name}: {kept} runs of its earlier launches are listed as well, until their folders are removed")
@@ -65,20 +77,14 @@ def say(message: str) -> None:
     print(message, flush=True)
 
 
-def _executor(options: argparse.Namespace, profile: Profile, threads: int, code: Path) -> Executor:
+def _executor(options: argparse.Namespace, grid: Grid, profile: Profile, code: Path) -> Executor:
     folder = options.runs / layout.SUBMISSIONS
+    threads = max(run.config.threads for run in grid.runs)
     if not is_shared():
         return make_executor(options.executor, folder, profile, threads=threads, code=code)
     from sweeps.launching.torchrun import TeamExecutor
 
     return TeamExecutor(folder)
-
-
-def _refuse_impossible(grid: Grid, executor: Executor) -> None:
-    """Raises `ConfigError` where a run asks for more than there is here, which it would wait for in vain."""
-    for run in grid.runs:
-        if reason := executor.why_never(run.resources):
-            raise ConfigError(f"{run.name}: {reason} ({executor.kind} executor); nothing was started")
 
 
 def _note_other_code(runs: Path, finished: list[str]) -> None:
@@ -105,7 +111,7 @@ def _hash(path: Path) -> str:
 def _codes(runs: Path, finished: list[str]) -> Iterator[dict[str, str]]:
     """The files that finished runs imported, of those that say."""
     for run_id in finished:
-        with contextlib.suppress(OSError, ValueError, AttributeError):
-            files = json.loads((runs / run_id / layout.PROVENANCE).read_text(encoding="utf-8")).get("code_files")
+        with contextlib.suppress(OSError, ValueError):
+            files = read_object(runs / run_id / layout.PROVENANCE).get("code_files")
             if isinstance(files, dict):
                 yield files

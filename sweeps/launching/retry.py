@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from dualformer.arguments import parse_and_run
 from dualformer.results.result import STATUSES
 from sweeps.launching import commands, detached, launch_record, ledger
 from sweeps.launching.find_runs import UnknownRunError, find_runs
@@ -50,8 +52,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line and returns its exit status."""
-    return commands.main(__doc__, add_arguments, run, arguments)
+    """Parses the command line and runs it; returns the exit status."""
+    return parse_and_run(sys.modules[__name__], arguments)
 
 
 def _last_launch(runs: Path, run_dir: Path) -> dict[str, Any] | None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from dualformer.results import layout
-from dualformer.results.files import read_lines
+from dualformer.results.files import read_lines, read_object
 from dualformer.results.result import STATUSES, read_result
 from slurm import places
 from slurm.processes import process_ended
@@ -105,9 +104,8 @@ def _time_left(run_dir: Path) -> str:
     if not steps:
         return ""
     try:
-        config = json.loads((run_dir / layout.CONFIG).read_text(encoding="utf-8"))
-        batch_size = config["train"]["batch_size"]
-    except (OSError, ValueError, KeyError):
+        batch_size = read_object(run_dir / layout.CONFIG)["train"]["batch_size"]
+    except (OSError, ValueError, KeyError, TypeError):
         return ""
     seconds = (steps[-1]["steps"] - steps[-1]["step"]) * batch_size / steps[-1]["clips_per_s"]
     return str(datetime.timedelta(seconds=round(seconds)))

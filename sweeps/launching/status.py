@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from dualformer.arguments import parse_and_run
 from sweeps.launching import commands, launch_record
 from sweeps.launching.run_status import RunStatus, run_status
 
@@ -44,7 +45,7 @@ def run(options: argparse.Namespace) -> int:
     with contextlib.suppress(KeyboardInterrupt):
         while True:
             _redraw(_lines(tables))
-            if all(row.finished for rows in tables.values() for row in rows):
+            if all(status.finished for statuses in tables.values() for status in statuses):
                 break
             time.sleep(_REFRESH_S)
             tables = read_tables(options.runs, options.grid)
@@ -52,8 +53,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line and returns its exit status."""
-    return commands.main(__doc__, add_arguments, run, arguments)
+    """Parses the command line and runs it; returns the exit status."""
+    return parse_and_run(sys.modules[__name__], arguments)
 
 
 def read_tables(runs: Path, grid: str | None = None) -> Tables:
@@ -68,18 +69,20 @@ def read_tables(runs: Path, grid: str | None = None) -> Tables:
 
 def _lines(tables: Tables) -> list[str]:
     lines = []
-    for grid, rows in tables.items():
-        texts = [_COLUMNS, *(tuple(str(value) for value in dataclasses.astuple(row)) for row in rows)]
-        used = [index for index in range(len(_COLUMNS)) if any(row[index] for row in texts[1:])]
-        widths = {index: max(len(row[index]) for row in texts) for index in used}
-        lines += ["  ".join(f"{row[index]:{widths[index]}}" for index in used).rstrip() for row in texts]
-        counts = Counter(row.state for row in rows)
-        lines.append(f"{grid}: {len(rows)} runs, {', '.join(f'{count} {state}' for state, count in counts.items())}")
+    for grid, statuses in tables.items():
+        texts = [_COLUMNS, *(tuple(str(value) for value in dataclasses.astuple(status)) for status in statuses)]
+        used = [index for index in range(len(_COLUMNS)) if any(text[index] for text in texts[1:])]
+        widths = {index: max(len(text[index]) for text in texts) for index in used}
+        lines += ["  ".join(f"{text[index]:{widths[index]}}" for index in used).rstrip() for text in texts]
+        counts = Counter(status.state for status in statuses)
+        lines.append(
+            f"{grid}: {len(statuses)} runs, {', '.join(f'{count} {state}' for state, count in counts.items())}"
+        )
     return lines
 
 
 def _redraw(lines: Sequence[str]) -> None:
     """Draws over the last table; more runs than the terminal has lines leave the first ones out."""
-    columns, rows = shutil.get_terminal_size()
-    shown = [line[:columns] for line in lines[-(rows - 1) :]]
+    columns, height = shutil.get_terminal_size()
+    shown = [line[:columns] for line in lines[-(height - 1) :]]
     print("\033[H\033[J" + "\n".join(shown), flush=True)

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from dualformer.arguments import parse_and_run, positive
 from sweeps.measuring.options import (
     add_network_shape,
     add_place,
@@ -22,8 +23,6 @@ from sweeps.measuring.options import (
     ended,
     measure_config,
     network,
-    parse_and_run,
-    positive_int,
 )
 
 if TYPE_CHECKING:
@@ -41,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_network_shape(parser)
     add_settings(parser, "batch_size", "precision", "attention_backend")
     parser.add_argument(
-        "--samples", type=positive_int, default=30, metavar="N", help="timed passes of each network (default: 30)"
+        "--samples", type=positive, default=30, metavar="N", help="timed passes of each network (default: 30)"
     )
     add_place(parser)
 
@@ -67,7 +66,7 @@ def _compare(options: argparse.Namespace) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parses the command line and runs it; returns the exit status."""
-    return parse_and_run(sys.modules[__name__], "side-by-side", arguments)
+    return parse_and_run(sys.modules[__name__], arguments, prog="side-by-side")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from dualformer.model_contract import config_of
 from sweeps.run_config import MeasureConfig
 
 RECORDING_WARMUP = 3
@@ -16,10 +17,10 @@ RECORDING_WARMUP = 3
 def random_clip(model: nn.Module, batch_size: int, device: torch.device) -> Tensor:
     """The same clips every time, [batch_size, 3, T, H, W], made on the CPU."""
     generator = torch.Generator().manual_seed(0)
-    return torch.randn(batch_size, *model.config.clip_shape, generator=generator).to(device)
+    return torch.randn(batch_size, *config_of(model).clip_shape, generator=generator).to(device)
 
 
-def forward_pass(module: nn.Module, x: Tensor, config: MeasureConfig) -> Callable[[], Tensor]:
+def forward_pass(module: Callable[[Tensor], Tensor], x: Tensor, config: MeasureConfig) -> Callable[[], Tensor]:
     """What is timed: one forward pass in the configured precision, casts of the weights included."""
     dtype = getattr(torch, config.precision)
 

@@ -70,7 +70,7 @@ def reference_logits(model: nn.Module, clip: Tensor) -> Tensor:
 
 
 def relative_error(logits: Tensor, wanted: Tensor) -> float:
-    """Largest difference of the first and last row of `logits` from `wanted`, over the largest of `wanted`."""
+    """Largest difference of the first and the last clip's `logits` from `wanted`, over the largest of `wanted`."""
     difference = (logits[[0, -1]].float() - wanted.float()).abs().max()
     return (difference / wanted.float().abs().max()).item()
 

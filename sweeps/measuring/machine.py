@@ -34,7 +34,7 @@ def observe(device: torch.device) -> dict[str, Any]:
     """
     times = psutil.cpu_times()
     own = psutil.Process().cpu_times()
-    state = {
+    state: dict[str, Any] = {
         "seconds": time.monotonic(),
         "cpu_busy_s": sum(times) - times.idle - getattr(times, "iowait", 0.0) - getattr(times, "guest", 0.0),
         "cpu_own_s": own.user + own.system,

@@ -10,15 +10,14 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from dualformer.arguments import parse_and_run, positive
+from dualformer.config import ConfigError
 from sweeps.measuring.options import (
-    add_network_shape,
+    add_network,
     add_settings,
-    device_of,
     ended,
     measure_config,
     network,
-    parse_and_run,
-    positive_int,
 )
 from sweeps.run_config import MeasureConfig
 
@@ -58,12 +57,13 @@ def fits(model: nn.Module, config: MeasureConfig, batch_size: int, device: str |
     """Whether one forward pass at this batch size gets the memory it wants."""
     import torch
 
+    from dualformer.model_contract import config_of
     from sweeps.measuring.forward import forward_pass
     from sweeps.measuring.memory import is_out_of_memory
 
     torch.cuda.empty_cache()
     try:
-        clip = torch.zeros(batch_size, *model.config.clip_shape, device=device)
+        clip = torch.zeros(batch_size, *config_of(model).clip_shape, device=device)
         forward_pass(model, clip, config)()
         torch.cuda.synchronize()
     except RuntimeError as error:
@@ -87,15 +87,10 @@ def largest(fits: Callable[[int], bool], limit: int) -> int:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds what the command takes."""
-    parser.add_argument(
-        "model",
-        metavar="NAME[:PATTERN]",
-        help="a model, its attention where it has one to choose, or one of your own, such as my.module:function",
-    )
-    add_network_shape(parser)
+    add_network(parser)
     add_settings(parser, "precision", "attention_backend")
     parser.add_argument(
-        "--limit", type=positive_int, default=LIMIT, metavar="N", help=f"largest batch to try (default: {LIMIT})"
+        "--limit", type=positive, default=LIMIT, metavar="N", help=f"largest batch to try (default: {LIMIT})"
     )
 
 
@@ -105,15 +100,18 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _search(options: argparse.Namespace) -> int:
-    config, device = measure_config(options), device_of("cuda")
-    found = max_batch(network(options.model, options), config, device=device, limit=options.limit)
+    import torch
+
+    if not torch.cuda.is_available():
+        raise ConfigError("the largest batch is searched on a GPU, and this machine has no CUDA device")
+    found = max_batch(network(options.model, options), measure_config(options), limit=options.limit)
     print(found)
     return 0 if found else 1
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parses the command line and runs it; returns the exit status."""
-    return parse_and_run(sys.modules[__name__], "max-batch", arguments)
+    return parse_and_run(sys.modules[__name__], arguments, prog="max-batch")
 
 
 if __name__ == "__main__":

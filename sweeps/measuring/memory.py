@@ -52,7 +52,7 @@ class _LiveTensors(TorchDispatchMode):
         super().__init__()
         self.live_bytes = self.peak_bytes = 0
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         inputs = {x.untyped_storage()._cdata for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)}
         out = func(*args, **kwargs or {})
         for tensor in tree_leaves(out):

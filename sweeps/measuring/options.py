@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 import typing
 from collections.abc import Callable
 from typing import Any
 
-from dualformer.arguments import program
+from dualformer.arguments import positive, program
 from dualformer.config import Config, ConfigError
 from sweeps.run_config import MeasureConfig, RunConfig
 
@@ -22,10 +21,20 @@ class RefusedError(RuntimeError):
     """There is no figure, for a reason that says all there is to say."""
 
 
+def add_network(parser: argparse.ArgumentParser) -> None:
+    """Adds the argument for one network, and the flags for its clip."""
+    parser.add_argument(
+        "model",
+        metavar="NAME[:PATTERN]",
+        help="a model, its attention where it has one to choose, or one of your own, such as my.module:function",
+    )
+    add_network_shape(parser)
+
+
 def add_network_shape(parser: argparse.ArgumentParser) -> None:
     """Adds the flags for the clip of a network."""
     parser.add_argument(
-        "--num-frames", type=positive_int, metavar="N", help="frames of a clip (default: as the model was published)"
+        "--num-frames", type=positive, metavar="N", help="frames of a clip (default: as the model was published)"
     )
     parser.add_argument(
         "--crop-size",
@@ -50,7 +59,7 @@ def add_settings(parser: argparse.ArgumentParser, *fields: str) -> None:
             parser.add_argument(flag, choices=valid, default=default, help=f"{words[field]} (default: {default})")
         else:
             text = f"{words[field]} (default: {default})"
-            parser.add_argument(flag, type=positive_int, default=default, metavar="N", help=text)
+            parser.add_argument(flag, type=positive, default=default, metavar="N", help=text)
 
 
 def add_place(parser: argparse.ArgumentParser) -> None:
@@ -61,7 +70,7 @@ def add_place(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="where the network runs; auto is CUDA where there is one (default: auto)",
     )
-    parser.add_argument("--threads", type=positive_int, default=1, metavar="N", help="CPU threads (default: 1)")
+    parser.add_argument("--threads", type=positive, default=1, metavar="N", help="CPU threads (default: 1)")
 
 
 def measure_config(options: argparse.Namespace) -> MeasureConfig:
@@ -129,31 +138,9 @@ def choices(config: type[Config], field: str) -> tuple[Any, ...]:
     return typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else ()
 
 
-def positive_int(text: str) -> int:
-    """A whole number from 1 on, as `argparse` wants it."""
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from 1 on")
-    return value
-
-
-def positive(text: str) -> float:
-    """A finite number above 0, as `argparse` wants it."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number above 0")
-    return value
-
-
 def crop_size(text: str) -> int | tuple[int, int]:
     """Pixels of a clip, one number or HEIGHTxWIDTH."""
-    sizes = [positive_int(part) for part in text.split("x")]
+    sizes = [positive(part) for part in text.split("x")]
     if len(sizes) > 2:
         raise argparse.ArgumentTypeError(f"'{text}' is neither a number nor HEIGHTxWIDTH")
     return (sizes[0], sizes[1]) if len(sizes) == 2 else sizes[0]
@@ -179,10 +166,3 @@ def ended(command: str, work: Callable[[], int]) -> int:
         said, status = ("out of memory", 1) if out else (f"torch refuses: {first}", 1)
     print(f"{program(command)}: {said}", file=sys.stderr)
     return status
-
-
-def parse_and_run(module: Any, command: str, arguments: typing.Sequence[str] | None) -> int:
-    """What `main` of a command does: parses and runs."""
-    parser = argparse.ArgumentParser(prog=command, description=module.__doc__.partition("\n")[0])
-    module.add_arguments(parser)
-    return module.run(parser.parse_args(arguments))

@@ -11,26 +11,21 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from dualformer.arguments import parse_and_run
 from sweeps.measuring.options import (
-    add_network_shape,
+    add_network,
     add_place,
     add_settings,
     device_of,
     ended,
     measure_config,
     network,
-    parse_and_run,
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds what the command takes."""
-    parser.add_argument(
-        "model",
-        metavar="NAME[:PATTERN]",
-        help="a model, its attention where it has one to choose, or one of your own, such as my.module:function",
-    )
-    add_network_shape(parser)
+    add_network(parser)
     add_settings(parser, "batch_size", "precision", "attention_backend", "samples")
     add_place(parser)
 
@@ -51,7 +46,7 @@ def _bound(options: argparse.Namespace) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parses the command line and runs it; returns the exit status."""
-    return parse_and_run(sys.modules[__name__], "roofline", arguments)
+    return parse_and_run(sys.modules[__name__], arguments, prog="roofline")
 
 
 if __name__ == "__main__":

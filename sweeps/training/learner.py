@@ -15,10 +15,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from dualformer.model_contract import config_of
 from dualformer.optim import parameter_groups
 from sweeps.run_config import TrainConfig
 from sweeps.run_context import RunContext
 from sweeps.training.token_labels import make_token_labels
+
+_Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
 class ClipLoss(nn.Module):
@@ -154,17 +157,17 @@ class Learner:
             )
             parts = [(clip, target, len(clip) / count) for clip, target in zip(*pieces) if len(clip)]
         while self.team.size > 1 and len(parts) < self.config.micro_steps:
-            clip = torch.zeros(1, *self.model.config.clip_shape, device=self.device)
+            clip = torch.zeros(1, *config_of(self.model).clip_shape, device=self.device)
             parts.append((clip, torch.zeros(1, dtype=torch.int64, device=self.device), 0.0))
         return parts
 
-    def _synchronised(self, last: bool) -> contextlib.AbstractContextManager:
+    def _synchronised(self, last: bool) -> contextlib.AbstractContextManager[object]:
         """Where gradients are summed over several parts, the team averages them once, at the last."""
-        if last or not hasattr(self._network, "no_sync"):
+        if last or not isinstance(self._network, nn.parallel.DistributedDataParallel):
             return contextlib.nullcontext()
         return self._network.no_sync()
 
-    def _autocast(self) -> contextlib.AbstractContextManager:
+    def _autocast(self) -> contextlib.AbstractContextManager[object]:
         if self.config.precision == "float32":
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, getattr(torch, self.config.precision))
@@ -189,7 +192,7 @@ def average(model: nn.Module, decay: float) -> AveragedModel:
     """A moving average of a model's weights and of the statistics of its norms; the first update copies them."""
     averaged = get_ema_multi_avg_fn(decay)
 
-    def update(averages: list[Tensor], values: list[Tensor], count: Tensor) -> None:
+    def update(averages: _Tensors, values: _Tensors, count: Tensor | int) -> None:
         if averages[0].is_floating_point():
             averaged(averages, values, count)
         else:  # counters and tables of indices, of which there is no mean

@@ -39,9 +39,11 @@ def training_batches(dataset: VideoDataset, context: RunContext, start: int, end
     return itertools.islice(loader, max(0, end - start))
 
 
-def held_out_batches(dataset: VideoDataset, context: RunContext) -> DataLoader:
+def held_out_batches(dataset: VideoDataset, context: RunContext) -> DataLoader[dict[str, Any]]:
     """Batches of this process' videos, as many at a time as make a full batch of clips."""
     evaluate, team = context.config.evaluate, context.team
+    if dataset.views is None:
+        raise ValueError("clips drawn at random are to train on; what is held out has fixed views")
     videos = math.ceil(evaluate.batch_size / math.prod(dataset.views))
     check_handover(evaluate.num_workers, videos * dataset.sample_bytes)
     return DataLoader(

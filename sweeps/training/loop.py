@@ -65,7 +65,7 @@ def train(
     learner = Learner(model, context)
     progress = Progress(context.folder, schedule)
     start = resuming.resume(context, learner, progress, len(dataset))
-    with tracking(context, start) if team.leads else contextlib.nullcontext() as progress.track:
+    with tracking(context, start) if team.leads else contextlib.nullcontext(progress.track) as progress.track:
         batches = training_batches(dataset, context, start, schedule.end)
         for step, batch in enumerate(progress.timed(batches), start):
             note_failures(batch["failures"], progress, dataset, context)
@@ -92,7 +92,7 @@ def train(
     return progress.summary()
 
 
-def machine(context: RunContext) -> contextlib.AbstractContextManager:
+def machine(context: RunContext) -> contextlib.AbstractContextManager[None]:
     """Keeps timings off this machine while a CPU trains.
 
     One process holds it for all of the team that are there. Else one could wait for a timing to end, which waits for

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dualformer.arguments import program
+from dualformer.arguments import parse_and_run, program
 from dualformer.results import layout
 from dualformer.results.result import read_result
 
@@ -57,9 +57,7 @@ def _compare(folder: Path, scores: Mapping[str, Any]) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parses the command line and runs it; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="metrics", description=__doc__.partition("\n")[0])
-    add_arguments(parser)
-    return run(parser.parse_args(arguments))
+    return parse_and_run(sys.modules[__name__], arguments, prog="metrics")
 
 
 if __name__ == "__main__":

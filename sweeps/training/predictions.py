@@ -97,10 +97,9 @@ def read_predictions(path: Path) -> Predictions:
     values = torch.tensor(probabilities, dtype=torch.float32).reshape(len(files), len(classes))
     if not ((values >= 0) & (values <= 1)).all():
         raise PredictionsError(f"{path}: it has probabilities that are not from 0 to 1")
-    labels = torch.tensor(labels, dtype=torch.int64)
-    return Predictions(
-        classes, tuple(files), labels, values, tuple(unread), _read_factors(path.with_name(layout.CLASSES), classes)
-    )
+    truth = torch.tensor(labels, dtype=torch.int64)
+    factors = _read_factors(path.with_name(layout.CLASSES), classes)
+    return Predictions(classes, tuple(files), truth, values, tuple(unread), factors)
 
 
 def _read_factors(path: Path, classes: Sequence[str]) -> dict[str, tuple[str, ...]]:

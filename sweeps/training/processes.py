@@ -19,7 +19,7 @@ import datetime
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from submitit.helpers import TorchDistributedEnvironment
@@ -29,6 +29,8 @@ from slurm.task import LostContact, num_processes, on_torchrun
 from sweeps.training.team_batch_norm import share_batch_norms
 
 _PATIENCE = datetime.timedelta(hours=6)  # followers wait while the leader measures
+
+_Item = TypeVar("_Item")
 
 
 @dataclasses.dataclass
@@ -97,7 +99,7 @@ class Team:
             distributed.broadcast(whole, src=0)
             value.detach().copy_(whole)
 
-    def share(self, batches: Iterable[Sequence]) -> Iterable[Sequence]:
+    def share(self, batches: Iterable[list[_Item]]) -> Iterable[list[_Item]]:
         """Returns this process' part of every batch."""
         return batches if self.size == 1 else _Share(batches, self.rank, self.size)
 
@@ -191,10 +193,10 @@ def _is_lost_contact(error: BaseException) -> bool:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Share:
-    batches: Iterable[Sequence]
+class _Share(Generic[_Item]):
+    batches: Iterable[list[_Item]]
     rank: int
     size: int
 
-    def __iter__(self) -> Iterator[Sequence]:
+    def __iter__(self) -> Iterator[list[_Item]]:
         return (batch[self.rank :: self.size] for batch in self.batches)

@@ -22,6 +22,10 @@ class TeamBatchNorm3d(nn.BatchNorm3d):
     batch twice (see `dualformer.model`). This one has nothing of its own, so a `BatchNorm3d` becomes one by its class.
     """
 
+    running_mean: Tensor
+    running_var: Tensor
+    momentum: float
+
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return super().forward(x)

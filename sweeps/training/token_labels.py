@@ -11,18 +11,23 @@ of the student's, and interpolated where they are coarser; upstream averages fra
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from dualformer.checkpoint_files import WeightsError
 from dualformer.config import ConfigError
+from dualformer.layers import as_size
 from dualformer.model_config import ModelConfig
-from dualformer.model_contract import need
+from dualformer.model_contract import config_of, need
 from dualformer.registry import create_model
-from dualformer.weights import WeightsError, load_weights
+from dualformer.weights import load_weights
 from sweeps.run_config import TokenLabelConfig
 
 DROPOUT = 0.5  # in the MLP, as published
+_PURPOSE = "train.token_labels"
 
 
 class TokenLabels(nn.Module):
@@ -55,7 +60,8 @@ class TokenLabels(nn.Module):
         # In a tuple torch sees no submodule.
         self._frozen = (teacher.requires_grad_(False).eval(),)
         self.config, self.label_smoothing = config, label_smoothing
-        self.token_head = token_head(model.config.num_classes, channels=model.head.in_features)
+        head = need(model, "head", _PURPOSE)
+        self.token_head = token_head(config_of(model).num_classes, channels=head.in_features)
 
     @property
     def teacher(self) -> nn.Module:
@@ -69,7 +75,7 @@ class TokenLabels(nn.Module):
             clip: [B, 3, T, H, W].
             target: labels, int64 [B], or the share of each class, float [B, classes].
         """
-        logits, features = self.model.logits_and_features(clip)
+        logits, features = need(self.model, "logits_and_features", _PURPOSE)(clip)
         of_clip = functional.cross_entropy(logits.float(), target, label_smoothing=self.label_smoothing)
         guesses = self.token_head(features.permute(0, 2, 3, 4, 1)).float()
         labels = soft_labels(match_grid(self.teach(clip), guesses.shape[1:4]), self.config.top_k)
@@ -79,8 +85,8 @@ class TokenLabels(nn.Module):
     @torch.no_grad()
     def teach(self, clip: Tensor) -> Tensor:
         """The teacher's logits for every token of its map, float32 [B, t, h, w, classes]."""
-        tokens = self.teacher.forward_features(clip).permute(0, 2, 3, 4, 1)
-        return self.teacher.head(tokens).float()
+        features = need(self.teacher, "forward_features", _PURPOSE)(clip)
+        return need(self.teacher, "head", _PURPOSE)(features.permute(0, 2, 3, 4, 1)).float()
 
 
 def make_token_labels(
@@ -91,17 +97,21 @@ def make_token_labels(
     Raises:
         ConfigError: there is no such teacher, it has no weights, or weights of other clips or classes.
     """
-    return TokenLabels(model, load_teacher(config, model.config).to(device), config, label_smoothing)
+    return TokenLabels(model, load_teacher(config, config_of(model)).to(device), config, label_smoothing)
 
 
 def load_teacher(config: TokenLabelConfig, student: ModelConfig) -> nn.Module:
     """The teacher, for the clips and classes of its student."""
-    if config.weights is None:
+    if config.teacher is None or config.weights is None:
         raise ConfigError(
             f"train.token_labels: a teacher that has learned nothing teaches nothing; name the weights of "
             f"{config.teacher} with --set train.token_labels.weights=FILE"
         )
-    shape = {"num_classes": student.num_classes, "num_frames": student.num_frames, "crop_size": student.crop_size}
+    shape: dict[str, Any] = {
+        "num_classes": student.num_classes,
+        "num_frames": student.num_frames,
+        "crop_size": student.crop_size,
+    }
     if twice := set(shape) & set(config.overrides):
         raise ConfigError(f"train.token_labels.overrides: '{min(twice)}' is the student's, and not for overrides")
     try:
@@ -119,16 +129,16 @@ def load_teacher(config: TokenLabelConfig, student: ModelConfig) -> nn.Module:
 
 def check_pair(student: nn.Module, teacher: nn.Module) -> None:
     """Raises `ConfigError` unless one can teach the other."""
+    learner, guide = config_of(student), config_of(teacher)
     for field in ("num_classes", "num_frames", "crop_size"):
-        own, others = getattr(student.config, field), getattr(teacher.config, field)
+        own, others = getattr(learner, field), getattr(guide, field)
         if own != others:
             raise ConfigError(
-                f"train.token_labels: {field} of the teacher {teacher.config.name} is {others}, that of "
-                f"{student.config.name} {own}"
+                f"train.token_labels: {field} of the teacher {guide.name} is {others}, that of {learner.name} {own}"
             )
     for model, parts in ((student, ("logits_and_features", "head")), (teacher, ("forward_features", "head"))):
         for part in parts:
-            need(model, part, "train.token_labels")
+            need(model, part, _PURPOSE)
 
 
 def token_head(num_classes: int, channels: int) -> nn.Sequential:
@@ -154,7 +164,7 @@ def match_grid(logits: Tensor, grid: tuple[int, int, int]) -> Tensor:
     """Brings logits [B, t, h, w, classes] to another grid: means where theirs is finer, else linear interpolation."""
     maps = logits.permute(0, 4, 1, 2, 3)
     if maps.shape[2:] != grid:
-        maps = functional.adaptive_avg_pool3d(maps, [min(sizes) for sizes in zip(maps.shape[2:], grid)])
+        maps = functional.adaptive_avg_pool3d(maps, as_size(map(min, maps.shape[2:], grid)))
     if maps.shape[2:] != grid:
         maps = functional.interpolate(maps, grid, mode="trilinear", align_corners=False)
     return maps.permute(0, 2, 3, 4, 1)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
-from collections.abc import Callable, Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from dualformer.config import ConfigError
@@ -12,6 +14,13 @@ from sweeps.run_context import RunContext
 
 Track = Callable[[Mapping[str, Any]], None]
 """Takes a line of `metrics.jsonl`, `step` and figures by name."""
+
+
+def check_installed(names: Iterable[str]) -> None:
+    """Raises `ConfigError`, which says how to get it, where what `train.log_to` names isn't there."""
+    for name in names:
+        if not sys.modules.get(name) and importlib.util.find_spec(name) is None:
+            raise ConfigError(f"train.log_to: {name} is not installed (pip install {name})")
 
 
 @contextlib.contextmanager
@@ -25,6 +34,7 @@ def tracking(context: RunContext, start: int = 0) -> Iterator[Track]:
     Raises:
         ConfigError: a package is missing; says how to get it.
     """
+    check_installed(context.config.train.log_to)
     openers = {"tensorboard": _tensorboard, "wandb": _wandb}
     with contextlib.ExitStack() as stack:
         tracks = [stack.enter_context(openers[name](context, start)) for name in context.config.train.log_to]
@@ -39,10 +49,8 @@ def tracking(context: RunContext, start: int = 0) -> Iterator[Track]:
 @contextlib.contextmanager
 def _tensorboard(context: RunContext, start: int) -> Iterator[Track]:
     """Writes to the folder `tensorboard` of the run."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter  # here, for those who don't have it
-    except ImportError:
-        raise ConfigError("train.log_to: tensorboard is not installed (pip install tensorboard)") from None
+    from torch.utils.tensorboard import SummaryWriter  # here, for those who don't have it
+
     with SummaryWriter(str(context.folder / "tensorboard"), purge_step=start + 1) as writer:
 
         def track(line: Mapping[str, Any]) -> None:
@@ -56,10 +64,8 @@ def _tensorboard(context: RunContext, start: int) -> Iterator[Track]:
 @contextlib.contextmanager
 def _wandb(context: RunContext, start: int) -> Iterator[Track]:
     """Writes to the folder `wandb` of the run; nothing leaves the machine unless WANDB_MODE says so."""
-    try:
-        import wandb  # here, for those who don't have it
-    except ImportError:
-        raise ConfigError("train.log_to: wandb is not installed (pip install wandb)") from None
+    import wandb  # here, for those who don't have it
+
     config, mode = context.config, os.environ.get("WANDB_MODE", "offline")
     with wandb.init(
         project="dualformer", id=config.run_id, dir=context.folder, config=config.to_dict(), resume="allow", mode=mode

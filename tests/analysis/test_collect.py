@@ -23,18 +23,6 @@ def read(path):
         return {row["run_id"]: row for row in csv.DictReader(file)}
 
 
-@pytest.fixture
-def runs(tmp_path):
-    synthetic_runs.write_ablations(tmp_path / "runs")
-    return tmp_path / "runs"
-
-
-@pytest.fixture
-def table(runs, tmp_path):
-    assert collect.main(["--runs", str(runs), "--out", str(tmp_path / "out")]) == 0
-    return tmp_path / "out" / "ablations" / "example-cpu-3000.csv"
-
-
 def test_every_expected_run_is_a_row_with_its_status_and_reason(table):
     rows = read(table)
     assert len(rows) == 9

@@ -3,26 +3,12 @@
 import json
 
 import pandas as pd
-import pytest
 
 from analysis import collect, compare, load, regenerate, verify
 from dualformer.results import result, result_set
 from dualformer.results.fields import field
-from tests.helpers import synthetic_runs
 
 TABLE = "ablations/example-cpu-3000.csv"
-
-
-@pytest.fixture
-def runs(tmp_path):
-    synthetic_runs.write_ablations(tmp_path / "runs")
-    return tmp_path / "runs"
-
-
-@pytest.fixture
-def table(runs, tmp_path):
-    assert collect.main(["--runs", str(runs), "--out", str(tmp_path / "out")]) == 0
-    return tmp_path / "out" / TABLE
 
 
 def set_result(runs, run_id, **fields):

@@ -8,24 +8,16 @@ import pytest
 
 from analysis import collect, verify
 from dualformer.results import result_set
-from tests.helpers import synthetic_runs
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN = "0" * 12
 
 
 @pytest.fixture
-def runs(tmp_path):
-    synthetic_runs.write_ablations(tmp_path / "runs")
-    for path in (tmp_path / "runs").glob("*/config.json"):
+def runs(runs):
+    for path in runs.glob("*/config.json"):
         change(path, evaluate={"num_clips": 1, "num_crops": 1}, measure={"batch_size": 1, "precision": "float32"})
-    return tmp_path / "runs"
-
-
-@pytest.fixture
-def table(runs, tmp_path):
-    assert collect.main(["--runs", str(runs), "--out", str(tmp_path / "out")]) == 0
-    return tmp_path / "out" / "ablations" / "example-cpu-3000.csv"
+    return runs
 
 
 def change(path, **fields):

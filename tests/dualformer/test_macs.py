@@ -4,18 +4,17 @@ import copy
 import json
 import math
 import re
-from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode, flop_registry, register_flop_formula
+from torch.utils.flop_counter import flop_registry, register_flop_formula
 
 from dualformer.attention import letters
 from dualformer.config import ConfigError
+from dualformer.cross_check import fvcore_macs, ptflops_macs, torch_flops
 from dualformer.macs import UncountedOperatorError, closed_form, count_macs, count_training_macs
 from dualformer.model_config import ModelConfig
 from dualformer.registry import create_model, list_models, model_config
@@ -78,80 +77,21 @@ def test_configurations_by_the_thousand():
         assert counts[name, 2, 64] < counts[name, 2, 208] < counts[name, 38, 208]
 
 
-def small_clip(model):
-    return torch.zeros(1, *model.config.clip_shape)
-
-
-def attention_products(q, k, v):
-    """Both products of one attention: [..., L, D] x [..., S, D] and [..., L, S] x [..., S, D_v]."""
-    return math.prod(q[:-1]) * k[-2] * (q[-1] + v[-1])
-
-
-def fvcore_macs(model, handlers=None):
-    """What fvcore counts, given a handler for the fused attention that it doesn't know; {operator: MACs}."""
-    from fvcore.nn import FlopCountAnalysis
-    from fvcore.nn.jit_handles import get_shape
-
-    def fused_attention(inputs, outputs):
-        return Counter(matmul=attention_products(*(get_shape(value) for value in inputs[:3])))
-
-    handlers = {"aten::scaled_dot_product_attention": fused_attention} if handlers is None else handlers
-    analysis = FlopCountAnalysis(model.eval(), small_clip(model)).set_op_handle(**handlers)
-    analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
-    counts = Counter(analysis.by_operator())
-    counts["matmul"] += counts.pop("einsum", 0) + counts.pop("bmm", 0)
-    counts["linear"] += counts.pop("addmm", 0)
-    return {name: int(count) for name, count in counts.items() if count}
-
-
-def ptflops_macs(model):
-    """What ptflops' aten backend counts, without its convention of counting biases, with fused attention handled."""
-    from ptflops import get_model_complexity_info
-    from ptflops.aten_ops import addmm_flop, conv_flop
-
-    aten = torch.ops.aten
-    handlers = {
-        aten.addmm: lambda inputs, outputs: addmm_flop([None, *inputs[1:]], outputs),
-        aten.convolution: lambda inputs, outputs: conv_flop([*inputs[:2], None, *inputs[3:]], outputs),
-        aten._scaled_dot_product_flash_attention_for_cpu: lambda inputs, outputs: attention_products(
-            *(x.shape for x in inputs[:3])
-        ),
-    }
-    macs, _ = get_model_complexity_info(
-        model.eval(),
-        model.config.clip_shape,
-        backend="aten",
-        as_strings=False,
-        print_per_layer_stat=False,
-        custom_modules_hooks=handlers,
-        input_constructor=lambda shape: {"clip": small_clip(model)},
-    )
-    return macs
-
-
 CASES = [(name, None) for name in list_models()] + [("dualformer_tiny", 2 * letter) for letter in letters()]
-
-
-def torch_flops(model):
-    """What torch's own counter counts on real tensors: twice the matrix work."""
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        model.eval()(small_clip(model))
-    return counter.get_total_flops()
 
 
 @pytest.mark.parametrize(("name", "pattern"), CASES)
 def test_fvcore_ptflops_and_torch_agree(name, pattern):
     """fvcore shares every convention; ptflops counts no norms, and its biases are taken off by its own formula."""
-    model = small_model(name, attention=pattern)
+    model = small_model(name, attention=pattern).eval()
     count = count_macs(model, include_head=True)
-    with torch.no_grad():
-        assert fvcore_macs(model) == count.by_operator
-        assert ptflops_macs(model) == count.matrix_work
-        assert torch_flops(model) == 2 * count.matrix_work
+    assert fvcore_macs(model) == count.by_operator
+    assert ptflops_macs(model) == count.matrix_work
+    assert torch_flops(model) == 2 * count.matrix_work
 
 
 def test_cross_check_sees_uncounted_attention():
-    model = small_model("dualformer_tiny")
+    model = small_model("dualformer_tiny").eval()
     forgetful = fvcore_macs(model, handlers={"aten::scaled_dot_product_attention": None})
     assert forgetful != count_macs(model, include_head=True).by_operator
 

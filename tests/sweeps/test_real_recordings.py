@@ -38,20 +38,20 @@ def recordings(name: str) -> Path:
 
 
 def test_every_model_is_in_the_grid_at_reduced_size(tmp_path):
-    cells = load_grid("real_recordings", overrides=[f"data.root={tmp_path}"]).runs
-    assert sorted(cell.config.model.name for cell in cells) == list_models()
-    for cell in cells:
-        assert cell.name == f"model={cell.config.model.name}" and cell.config.data.resize == (64, 64)
-        weights = worker.build_model(cell.config, num_classes=6).parameters()
+    runs = load_grid("real_recordings", overrides=[f"data.root={tmp_path}"]).runs
+    assert sorted(planned.config.model.name for planned in runs) == list_models()
+    for planned in runs:
+        assert planned.name == f"model={planned.config.model.name}" and planned.config.data.resize == (64, 64)
+        weights = worker.build_model(planned.config, num_classes=6).parameters()
         assert 0.3e6 < sum(weight.numel() for weight in weights) < 2.5e6
 
 
 def test_no_recording_is_on_both_sides_of_the_split():
-    (cell, *_) = load_grid("real_recordings", overrides=[f"data.root={recordings('action_clips')}"]).runs
-    manifest = load_manifest(cell.config.data)
+    (planned, *_) = load_grid("real_recordings", overrides=[f"data.root={recordings('action_clips')}"]).runs
+    manifest = load_manifest(planned.config.data)
     held_out = []
     for fold in range(4):
-        sides = [manifest.split(side, cell.config.data.holdout, fold) for side in ("train", "test")]
+        sides = [manifest.split(side, planned.config.data.holdout, fold) for side in ("train", "test")]
         train, test = ({entry.recording for entry in entries} for entries in sides)
         assert train and test and not train & test
         assert {entry.label for entry in sides[1]} == set(range(6))
@@ -67,8 +67,8 @@ def test_no_recording_is_on_both_sides_of_the_split():
 def test_a_model_beats_chance_on_videos_it_never_saw(tmp_path, name: str, steps: int, at_least: float):
     """Nearly twice chance for six actions, two standard deviations of 31 guesses; two thirds where chance is a half."""
     overrides = [f"data.root={recordings(name)}", f"train.steps={steps}", *SHORT]
-    (cell,) = load_grid("real_recordings", overrides=overrides, only=["model=vivit_base"]).runs
-    run_dir = prepare_run(tmp_path, cell.config)
+    (planned,) = load_grid("real_recordings", overrides=overrides, only=["model=vivit_base"]).runs
+    run_dir = prepare_run(tmp_path, planned.config)
     worker.execute(run_dir)
     result = json.loads((run_dir / "result.json").read_text())
     assert (result["status"], result["num_failed_videos"]) == ("ok", 0), result["reason"]

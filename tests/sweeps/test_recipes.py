@@ -75,8 +75,10 @@ def rows(table: str) -> list[dict[str, str]]:
 def recipes(tmp_path_factory):
     """Every recipe's run, by data set and name."""
     root = tmp_path_factory.mktemp("data")
-    cells = {name: load_grid(name, overrides=[f"data.root={root}"]).runs for name in DATA_SETS}
-    return {(name, cell.name.removeprefix("recipe=")): cell.config for name in DATA_SETS for cell in cells[name]}
+    grids = {name: load_grid(name, overrides=[f"data.root={root}"]).runs for name in DATA_SETS}
+    return {
+        (name, planned.name.removeprefix("recipe=")): planned.config for name in DATA_SETS for planned in grids[name]
+    }
 
 
 def identify(row: dict[str, str]) -> str:

@@ -249,7 +249,7 @@ def test_describing_runs_loads_neither_torch_nor_a_decoder():
         ({"sed": 1}, "unknown field 'sed'; did you mean 'seed'"),
         ({"train": {"learning_rat": 1e-3}}, r"unknown field 'train\.learning_rat'; did you mean 'learning_rate'"),
         ({"train": {"steps": "many"}}, r"train\.steps: .*integer.*'many'"),
-        ({"train": {"steps": -1}}, "steps must be at least 0"),
+        ({"train": {"steps": -1}}, "steps must be from 0"),
         ({"threads": 0}, "threads must be from 1 to"),
         ({"device": "gpu"}, "device: .*'cpu'"),
         ({"model": {"overrides": {"num_frames": 4}}}, "'num_frames' is not for overrides"),

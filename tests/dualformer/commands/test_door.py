@@ -36,7 +36,7 @@ def door(*arguments, **options):
 
 def own_parser(command):
     parser = Parser(prog=f"dualformer {command.name}")
-    command.add_to(parser)
+    command.load().add_arguments(parser)
     return parser
 
 
@@ -115,7 +115,7 @@ def test_help_of_a_command_waits_for_nothing_heavy(command):
 @pytest.mark.parametrize("command", COMMANDS.values(), ids=lambda command: command.name)
 def test_every_argument_has_words(command):
     parser = own_parser(command)
-    assert parser.description
+    assert command.load().__doc__
     silent = [action.dest for action in parser._actions if not action.help]
     assert not silent, f"dualformer {command.name}: no help for {silent}"
 

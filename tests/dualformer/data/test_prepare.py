@@ -285,8 +285,8 @@ def test_a_grid_takes_a_manifest_file_as_its_data(tmp_path):
     stand_in = stand_ins.folders(tmp_path / "set", frames=2)
     assert main([*stand_in.arguments, "--out", "mine.csv"]) == 0
     Path("grid.yaml").write_text("base: {data.root: mine.csv}")
-    (cell,) = load_grid("grid.yaml").runs
-    assert cell.config.data.root == "mine.csv"
+    (planned,) = load_grid("grid.yaml").runs
+    assert planned.config.data.root == "mine.csv"
 
 
 @pytest.mark.parametrize(

@@ -286,7 +286,7 @@ def test_without_locks_a_process_that_was_slower_uses_what_the_faster_one_wrote(
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"num_train": 12}, "num_train must be a positive multiple of 8"),
+        ({"num_train": 12}, "num_train must be a multiple of 8"),
         ({"num_test": 0}, "num_test"),
         ({"num_frames": 6}, "num_frames must be a positive multiple of 4"),
         ({"width": 30}, "width must be a positive multiple of 4"),
@@ -294,7 +294,7 @@ def test_without_locks_a_process_that_was_slower_uses_what_the_faster_one_wrote(
         ({"num_targets": 33}, "num_targets must be from 1 to 32"),
         ({"clutter": 1.5}, "clutter is a chance"),
         ({"noise": -1.0}, "noise must be from 0 to 80"),
-        ({"fps": 0}, "fps must be positive"),
+        ({"fps": 0}, "fps must be from 1 to 1000"),
         ({"num_target": 3}, "did you mean 'num_targets'"),
     ],
 )

@@ -43,31 +43,34 @@ def test_axes_multiply_and_rows_add(load):
           - {seed: 7}
         """
     )
-    found = [(cell.config.seed, cell.config.model.num_frames, cell.config.data.frame_stride) for cell in grid.runs]
+    found = [
+        (planned.config.seed, planned.config.model.num_frames, planned.config.data.frame_stride)
+        for planned in grid.runs
+    ]
     assert found == [(0, 4, 1), (0, 8, 2), (1, 4, 1), (1, 8, 2), (7, 4, 1)]
     assert grid.runs[1].name == "seed=0, clip=long" and grid.runs[4].name == "row 1"
     assert grid.runs[1].differs == {"seed": 0, "model.num_frames": 8, "data.frame_stride": 2}
-    assert len({cell.run_id for cell in grid.runs}) == 5
+    assert len({planned.run_id for planned in grid.runs}) == 5
 
 
 def test_a_grid_of_base_alone_is_one_run_and_rows_alone_are_the_rows(load):
     assert len(load("").runs) == 1
-    assert [cell.config.seed for cell in load("rows: [{seed: 3}, {seed: 4}]").runs] == [3, 4]
+    assert [planned.config.seed for planned in load("rows: [{seed: 3}, {seed: 4}]").runs] == [3, 4]
 
 
 def test_yaml_words_and_numbers_mean_what_they_look_like(load):
-    cell = load("rows: [{train.learning_rate: 1e-3, model.attention: LG}]").runs[0]
-    assert cell.config.train.learning_rate == 1e-3
+    planned = load("rows: [{train.learning_rate: 1e-3, model.attention: LG}]").runs[0]
+    assert planned.config.train.learning_rate == 1e-3
     with pytest.raises(ConfigError, match="'on'"):
         load("rows: [{measure.latency: on}]")
 
 
 def test_set_holds_for_every_run_and_only_selects(load):
     grid = load("axes: {seed: [0, 1, 2]}", overrides=["train.steps=5", "train.learning_rate=2e-3"], only=["seed=1"])
-    (cell,) = grid.runs
-    assert (cell.config.seed, cell.config.train.steps, cell.config.train.learning_rate) == (1, 5, 2e-3)
+    (planned,) = grid.runs
+    assert (planned.config.seed, planned.config.train.steps, planned.config.train.learning_rate) == (1, 5, 2e-3)
     several = load("axes: {seed: [0, 1, 2]}", only=["seed=0", "seed=2"])
-    assert [cell.config.seed for cell in several.runs] == [0, 2]
+    assert [planned.config.seed for planned in several.runs] == [0, 2]
 
 
 LABELS = """
@@ -80,13 +83,13 @@ LABELS = """
 
 def test_only_picks_by_the_labels_of_an_axis(load):
     grid = load(LABELS, only=["clip=long", "clip=short", "seed=1"])
-    assert [(cell.config.seed, cell.config.model.num_frames) for cell in grid.runs] == [(1, 4), (1, 8)]
+    assert [(planned.config.seed, planned.config.model.num_frames) for planned in grid.runs] == [(1, 4), (1, 8)]
 
 
 def test_what_is_set_must_suit_the_picked_labels_alone(load):
     depths = "model.overrides.depths=[1, 1, 1, 1]"
-    (cell,) = load(LABELS, overrides=[depths], only=["clip=long", "seed=0"]).runs
-    assert cell.config.model.overrides == {"depths": [1, 1, 1, 1]}
+    (planned,) = load(LABELS, overrides=[depths], only=["clip=long", "seed=0"]).runs
+    assert planned.config.model.overrides == {"depths": [1, 1, 1, 1]}
     with pytest.raises(ConfigError, match="unknown field 'depths'"):
         load(LABELS, overrides=[depths])
 
@@ -313,6 +316,19 @@ ENDLESS = "axes: {" + ", ".join(f"train.{name}: [{', '.join(map(str, range(1, 10
         ("rows: [{seed: 4294967296}]", "seed must be from 0 to 4294967295"),
         ("rows: [{train: {micro_steps: 33}}]", r"micro_steps \(33\) can't cut a batch of 32 clips"),
         ("rows: [{threads: 1000000000}]", "threads must be from 1 to 4096"),
+        ("rows: [{train.num_workers: 100000}]", "num_workers must be from 0 to 1024"),
+        ("rows: [{evaluate.num_workers: 100000}]", "num_workers must be from 0 to 1024"),
+        ("rows: [{train.learning_rate: 1e300}]", r"learning_rate must be from 0 to 1000000000, got 1e\+300"),
+        ("rows: [{train.epochs: 1e300}]", "epochs must be from 0"),
+        ("rows: [{evaluate.num_clips: 1000000}]", "num_clips must be from 1 to 1000"),
+        ("rows: [{measure.samples: 1000000000}]", "samples must be from 1 to"),
+        ("rows: [{data.resize: 1000000000}]", "resize must be from 1 to 16384 px"),
+        ("rows: [{data.resize: 0}]", "resize must be from 1 to 16384 px"),
+        ("rows: [{data.test_resize: [16, 0]}]", "resize must be from 1 to 16384 px"),
+        ("rows: [{data.embedded.num_train: 8000000000}]", "num_train must be a multiple of 8 up to 1000000"),
+        ("rows: [{data.embedded: {num_frames: 4096, height: 4096, width: 4096}}]", "pixels; at most"),
+        ("rows: [{data.std: [1e-300, 1, 1]}]", "std must be from 0.001"),
+        ("rows: [{data.frame_stride: 1000000000000}]", "frame_stride must be from 1"),
         ("rows: [{resources.time_min: 0}]", "time_min must be at least 1, got 0"),
         ("rows: [{resources.nodes: 0}]", "nodes must be at least 1"),
         ("rows: [{resources.gpus_per_node: -1}]", "gpus_per_node must be at least 0"),

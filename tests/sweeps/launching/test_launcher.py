@@ -101,10 +101,10 @@ def test_a_sweep_leaves_its_files_and_is_not_done_twice(folder: Path, capsys: py
         assert json.loads((run_dir / "config.json").read_text())["model"]["crop_size"] == 16
         assert "=== attempt" in (run_dir / "log").read_text()
         assert [event["event"] for event in ledger.read(run_dir)] == ["submit", "submitted", "start", "end"]
-    manifest = json.loads(Path("runs/three.grid.json").read_text())
-    assert [row["run_id"] for row in manifest["runs"]] == [run_dir.name for run_dir in run_dirs()]
-    assert [row["differs"] for row in manifest["runs"]] == [{"seed": 0}, {"seed": 1}, {"seed": 2}]
-    assert manifest["text"] == GRID and "commit" in manifest
+    record = json.loads(Path("runs/three.grid.json").read_text())
+    assert [listed["run_id"] for listed in record["runs"]] == [run_dir.name for run_dir in run_dirs()]
+    assert [listed["differs"] for listed in record["runs"]] == [{"seed": 0}, {"seed": 1}, {"seed": 2}]
+    assert record["text"] == GRID and "commit" in record
     assert "top-1 0.500" in capsys.readouterr().out
     assert run("ok") == 0
     assert computed() == [1, 1, 1]
@@ -157,8 +157,8 @@ def test_an_edited_grid_adds_its_new_runs_and_keeps_the_old(folder: Path):
     assert run("ok", executor="debug") == 0
     assert computed() == [1, 1, 1]
     assert read_result(old[2]).status == "ok"
-    manifest = json.loads(Path("runs/three.grid.json").read_text())
-    assert sorted(row["differs"]["seed"] for row in manifest["runs"]) == [0, 1, 2, 3]
+    record = json.loads(Path("runs/three.grid.json").read_text())
+    assert sorted(listed["differs"]["seed"] for listed in record["runs"]) == [0, 1, 2, 3]
 
 
 def test_rows_of_other_code_are_pointed_out(folder: Path, capsys: pytest.CaptureFixture):
@@ -176,10 +176,10 @@ def test_launching_some_rows_does_not_forget_the_others(folder: Path):
 
 def test_dry_run_shows_ids_differences_and_costs_and_starts_nothing(folder: Path, capsys: pytest.CaptureFixture):
     Path("two.yaml").write_text("gpus_per_node: 2\ntime_min: 30\n")
-    assert run("ok", "--dry-run") == 0
+    assert run("ok", "--dry-run", executor="auto") == 0
     *rows, total, estimate = capsys.readouterr().out.splitlines()
-    for line, cell in zip(rows, load_grid("three.yaml").runs, strict=True):
-        assert cell.run_id in line and f"seed={cell.config.seed}" in line and "[GPUs 2, at most 30 min]" in line
+    for line, planned in zip(rows, load_grid("three.yaml").runs, strict=True):
+        assert planned.run_id in line and f"seed={planned.config.seed}" in line and "[GPUs 2, at most 30 min]" in line
     assert "3 to do; nothing was started" in total
     assert "at most 3 GPU-hours" in estimate
     assert not Path("runs").exists()
@@ -187,7 +187,7 @@ def test_dry_run_shows_ids_differences_and_costs_and_starts_nothing(folder: Path
 
 def test_dry_run_goes_by_what_finished_runs_took(folder: Path, capsys: pytest.CaptureFixture):
     assert run("ok", "--only", "seed=0", executor="debug") == 0
-    assert run("ok", "--dry-run", "--set", "resources.nodes=2") == 0
+    assert run("ok", "--dry-run", "--set", "resources.nodes=2", executor="auto") == 0
     shown = capsys.readouterr().out
     assert "2 to do" in shown and "median of 1" in shown and "[CPUs 1, nodes 2, at most" in shown
 
@@ -198,8 +198,8 @@ def test_dry_run_goes_by_what_finished_runs_took(folder: Path, capsys: pytest.Ca
         (["--grid", "thre.yaml"], "no grid 'thre.yaml'"),
         (["--set", "sed=1"], "unknown field 'sed'; did you mean 'seed'"),
         (["--profile", "nowhere"], "no profile 'nowhere'"),
-        (["--retry", "eror"], "invalid choice: 'eror'"),
-        (["--retri", "error"], "unrecognized arguments: --retri"),
+        (["--retry", "eror"], "invalid choice 'eror'; did you mean 'error'"),
+        (["--retri", "error"], "did you mean '--retry'"),
     ],
 )
 def test_wrong_flags_exit_with_2_and_start_nothing(folder: Path, flags: list[str], message: str, capsys):
@@ -210,10 +210,35 @@ def test_wrong_flags_exit_with_2_and_start_nothing(folder: Path, flags: list[str
     assert status == 2 and message in capsys.readouterr().err and not Path("runs").exists()
 
 
-def test_a_run_that_asks_for_more_gpus_than_there_are_starts_nothing(folder: Path, capsys: pytest.CaptureFixture):
-    assert run("ok", "--set", "resources.gpus_per_node=2") == 2
-    assert "seed=0: it asks for 2 GPUs, and this machine has 0" in capsys.readouterr().err
-    assert not list(Path("runs").glob("*/config.json"))
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--set", "resources.gpus_per_node=2"], "seed=0: it asks for 2 GPUs, and this machine has 0"),
+        (["--set", "resources.nodes=2"], "seed=0: it asks for 2 nodes, and this is one machine"),
+        (["--set", "device=cuda"], "seed=0: device is 'cuda', and this machine has none"),
+        (["--set", "measure.cuda_graph=true"], "seed=0: measure.cuda_graph needs a GPU"),
+        (["--executor", "slurm"], "no Slurm here"),
+        (["--runs", "runs%j"], "stands for a number in names of files"),
+    ],
+)
+def test_what_can_never_be_had_here_starts_nothing_nor_is_shown(
+    folder: Path, flags: list[str], message: str, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr("slurm.queue.answers", lambda: False)
+    before = sorted(folder.iterdir())
+    for more in ([], ["--dry-run"]):
+        assert run("ok", *flags, *more) == 2
+        assert message in capsys.readouterr().err
+    assert sorted(folder.iterdir()) == before
+
+
+def test_what_is_planned_for_another_place_is_shown_with_a_note(
+    folder: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("slurm.queue.answers", lambda: False)
+    assert run("ok", "--set", "resources.gpus_per_node=8", "--dry-run", executor="auto") == 0
+    assert "note: here a launch would be refused: seed=0: it asks for 8 GPUs" in capsys.readouterr().err
 
 
 def test_gpus_are_shared_out_between_runs_of_different_needs(folder: Path, monkeypatch: pytest.MonkeyPatch):
@@ -253,7 +278,9 @@ def test_two_processes_of_one_machine_reach_the_weights_of_one(folder: Path):
 
 
 def listed() -> dict[str, dict]:
-    return {row["run_id"]: row["differs"] for row in json.loads(Path("runs/three.grid.json").read_text())["runs"]}
+    return {
+        listed["run_id"]: listed["differs"] for listed in json.loads(Path("runs/three.grid.json").read_text())["runs"]
+    }
 
 
 def test_launches_of_one_grid_with_other_values_are_all_listed(folder: Path, capsys: pytest.CaptureFixture):
@@ -345,8 +372,8 @@ def test_no_wait_leaves_the_runs_to_themselves(folder: Path):
     flags = ["--executor", "local", "--no-wait", "--set", "measure.samples=2"]
     done = subprocess.run([*command, *flags], capture_output=True, text=True, cwd=folder)
     assert done.returncode == 0, done.stderr
-    (cell,) = load_grid("three.yaml", overrides=["measure.samples=2"], only=["seed=0"]).runs
-    wait_until(lambda: read_result(Path("runs", cell.run_id)))
+    (planned,) = load_grid("three.yaml", overrides=["measure.samples=2"], only=["seed=0"]).runs
+    wait_until(lambda: read_result(Path("runs", planned.run_id)))
 
 
 def test_failed_runs_are_told_with_the_flag_that_computes_them_again(folder: Path, capsys: pytest.CaptureFixture):
@@ -392,15 +419,25 @@ def test_a_grid_that_is_refused_later_leaves_nothing_either(folder: Path):
         (["model.num_frames=64"], "64 frames at stride 1 need 64, and embedded videos have"),
         (["data.frame_stride=16"], "4 frames at stride 16 need 49"),
         (["train.token_labels.teacher=dualformer_base"], "name the weights of dualformer_base"),
+        (["data.root=.", "data.resize=8"], "16x16 is larger than the resized training frames, 8x8"),
+        (["data.root=.", "data.test_resize=[64, 8]"], "16x16 is larger than the resized test frames, 64x8"),
+        (["train.log_to=[wandb]"], "wandb is not installed (pip install wandb)"),
+        (["data.decoder=torchcodec"], "decoder 'torchcodec' needs the package torchcodec"),
+        (["device=cpu", "measure.attention_backend=cudnn"], "measure.attention_backend 'cudnn' needs a GPU"),
     ],
 )
-def test_what_training_would_refuse_is_refused_before(folder: Path, flags: list[str], message: str, capsys):
+def test_what_training_would_refuse_is_refused_before(
+    folder: Path, flags: list[str], message: str, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    for package in ("wandb", "torchcodec"):
+        monkeypatch.setitem(sys.modules, package, None)
     assert run("ok", "--dry-run", "--set", "train.steps=5", *flags) == 2
     assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    "flags", [["data.augment.crop_area=[0.5, 1]", "data.test_resize=64"], ["data.short_video=loop"]]
+    "flags",
+    [["data.augment.crop_area=[0.5, 1]", "data.test_resize=64"], ["data.short_video=loop"], ["data.root=."]],
 )
 def test_what_training_can_do_is_not_refused(folder: Path, flags: list[str]):
     assert run("ok", "--dry-run", "--set", "train.steps=5", "data.frame_stride=1", *flags) == 0

@@ -103,8 +103,8 @@ def test_cancel_ends_a_process_that_works(runs: Path, monkeypatch: pytest.Monkey
 
 def test_retry_puts_failures_aside_and_goes_on_with_the_last_launch(runs: Path, capsys: pytest.CaptureFixture):
     again = {"arguments": ["--grid", "missing.yaml"], "folder": str(runs.resolve()), "runs": list(RUNS)}
-    manifest = json.loads((runs / "some.grid.json").read_text())
-    (runs / "some.grid.json").write_text(json.dumps({**manifest, "launches": [again]}))
+    record = json.loads((runs / "some.grid.json").read_text())
+    (runs / "some.grid.json").write_text(json.dumps({**record, "launches": [again]}))
     assert retry.main(["some"]) == 0
     assert "1 of 3 runs will be computed again" in capsys.readouterr().out
     assert read_result(runs / "aab222") is None and (runs / "aab222" / "result.1.json").exists()

@@ -1,8 +1,10 @@
+import contextlib
 import json
 import os
 import pty
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,8 +25,8 @@ def runs(tmp_path: Path) -> Path:
     names = ("ok", "failed", "new", "sent")
     listed = [{"run_id": name, "differs": {"seed": index}} for index, name in enumerate(names)]
     (tmp_path / "some.grid.json").write_text(json.dumps({"grid": "some", "runs": listed}))
-    for row in listed:
-        (tmp_path / row["run_id"]).mkdir()
+    for run in listed:
+        (tmp_path / run["run_id"]).mkdir()
     write_result(tmp_path / "ok", Result(run_id="ok", status="ok", top1=0.75))
     write_result(tmp_path / "failed", Result(run_id="failed", status="oom", reason="no memory\nleft"))
     ledger.append(tmp_path / "sent", "submit", token="t")
@@ -45,20 +47,37 @@ def test_every_run_is_shown_with_state_and_note(runs: Path, capsys: pytest.Captu
     ]
 
 
+@contextlib.contextmanager
+def claimed(run_dir: Path) -> Iterator[None]:
+    """Meanwhile another process is at the run."""
+    program = (
+        "import sys; from pathlib import Path; from sweeps.launching import ledger\n"
+        "with ledger.claim(Path(sys.argv[1])): print('in', flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", program, str(run_dir)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        holder.stdout.readline()
+        yield
+        holder.stdin.close()
+
+
+@pytest.mark.parametrize("config", [[], {"train": []}, {}, "no JSON"])
+def test_how_long_a_run_takes_is_unknown_where_its_config_is_broken(runs: Path, config: object):
+    append_metrics(runs / "sent", {"step": 40, "steps": 100, "loss": 1.0, "clips_per_s": 16.0})
+    text = config if isinstance(config, str) else json.dumps(config)
+    (runs / "sent" / "config.json").write_text(text)
+    with claimed(runs / "sent"):
+        found = run_status(runs / "sent")
+    assert (found.state, found.progress, found.left) == ("running", "40/100", "")
+
+
 def test_a_claimed_run_is_running_and_shows_its_step(runs: Path):
     ledger.append(runs / "sent", "start", token="t", pid=1, node="node7")
     append_metrics(runs / "sent", {"step": 40, "steps": 100, "loss": 1.0, "clips_per_s": 16.0})
     append_metrics(runs / "sent", {"step": 40, "steps": 100, "held_out_top1": 0.5})
     (runs / "sent" / "config.json").write_text(json.dumps({"train": {"batch_size": 32}}))
-    program = (
-        "import sys; from pathlib import Path; from sweeps.launching import ledger\n"
-        "with ledger.claim(Path(sys.argv[1])): print('in', flush=True); sys.stdin.read()"
-    )
-    command = [sys.executable, "-c", program, str(runs / "sent")]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
-        holder.stdout.readline()
+    with claimed(runs / "sent"):
         found = run_status(runs / "sent")
-        holder.stdin.close()
     assert (found.state, found.attempt, found.node) == ("running", 1, "node7")
     assert (found.progress, found.left) == ("40/100", "0:02:00")
 

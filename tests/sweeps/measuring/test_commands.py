@@ -14,7 +14,7 @@ COMMANDS = {
     "side-by-side": "sweeps.measuring.comparison",
     "roofline": "sweeps.measuring.roofline",
     "max-batch": "sweeps.measuring.max_batch",
-    "cost": "sweeps.measuring.cost",
+    "cost": "sweeps.launching.plan_cost",
     "metrics": "sweeps.training.metrics",
 }
 SMALL = ["--num-frames", "4", "--crop-size", "32", "--device", "cpu"]
@@ -152,15 +152,22 @@ def test_values_that_there_are_not_are_refused(capsys, command, flags):
     with pytest.raises(SystemExit) as caught:
         call(command, "dualformer_tiny", *flags)
     assert caught.value.code == 2
-    assert f"error: argument {flags[0]}: " in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert said.startswith(f"{command}: argument {flags[0]}: ") and said.count("\n") == 1
 
 
 @pytest.mark.skipif("__import__('torch').cuda.is_available()", reason="it must be missing")
-@pytest.mark.parametrize("command", ["side-by-side", "roofline", "max-batch"])
+@pytest.mark.parametrize("command", ["side-by-side", "roofline"])
 def test_a_device_that_is_missing_is_one_line_and_status_2(capsys, command):
-    flags = [] if command == "max-batch" else ["--device", "cuda"]
-    assert call(command, "dualformer_tiny", *flags) == 2
+    assert call(command, "dualformer_tiny", "--device", "cuda") == 2
     assert capsys.readouterr().err == f"{command}: --device cuda: this machine has no CUDA device\n"
+
+
+@pytest.mark.skipif("__import__('torch').cuda.is_available()", reason="it must be missing")
+def test_largest_batch_without_a_gpu_is_one_line_that_names_no_flag(capsys):
+    assert call("max-batch", "dualformer_tiny") == 2
+    said = capsys.readouterr().err
+    assert said == "max-batch: the largest batch is searched on a GPU, and this machine has no CUDA device\n"
 
 
 def test_settings_that_torch_refuses_and_memory_that_is_not_there_are_one_line(capsys):
