@@ -46,6 +46,8 @@ class ModelChoice(Config):
         attention: pattern over the blocks of every stage, such as "LG"; only `dualformer_*` models have one.
         weights: file of weights to start from, in any layout of `dualformer.load_weights`; 2D ones are inflated, those
             of other clip sizes interpolated, a head of another number of classes replaced. None starts at random.
+        weight_set: which weights to take of a file that holds several sets, such as "model_ema" beside "model"; None
+            takes those that were trained.
         overrides: any other fields of that model's config.
     """
 
@@ -54,6 +56,7 @@ class ModelChoice(Config):
     crop_size: tuple[int, int] | int | None = None
     attention: str | None = None
     weights: str | None = None
+    weight_set: str | None = None
     overrides: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def changes(self) -> dict[str, Any]:
@@ -65,6 +68,8 @@ class ModelChoice(Config):
         twice = {"name", "num_frames", "crop_size", "attention", "num_classes"} & set(self.overrides)
         if twice:
             raise ConfigError(f"overrides: '{min(twice)}' is not for overrides (num_classes comes with the data)")
+        if self.weight_set is not None and self.weights is None:
+            raise ConfigError(f"weight_set: no weights to take '{self.weight_set}' from; name their file as weights")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,6 +79,7 @@ class TokenLabelConfig(Config):
     Attributes:
         teacher: a model of `dualformer.list_models()`; None means that there is no token labelling.
         weights: file of the teacher's weights.
+        weight_set: which of its sets of weights, where it holds several; None takes those that were trained.
         overrides: fields of the teacher's config, clip and classes apart, which are the student's.
         weight: share of the tokens' loss in the whole; the clip's has the rest.
         top_k: classes of a token that keep the teacher's logit; the others' is zero.
@@ -81,6 +87,7 @@ class TokenLabelConfig(Config):
 
     teacher: str | None = None
     weights: str | None = None
+    weight_set: str | None = None
     overrides: dict[str, Any] = dataclasses.field(default_factory=dict)
     weight: float = 0.5
     top_k: int = 5
@@ -90,6 +97,8 @@ class TokenLabelConfig(Config):
         _within(self, 1, MOST, "top_k")
         if self.teacher is None and (self.weights or self.overrides):
             raise ConfigError("token_labels: weights and overrides need a teacher")
+        if self.weight_set is not None and self.weights is None:
+            raise ConfigError(f"token_labels: no weights to take the set '{self.weight_set}' from")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -323,10 +332,14 @@ class RunConfig(Config):
         return _hash(self.network)
 
     def _resolved(self) -> dict[str, Any]:
-        """Plain data with whole networks in place of choices of them."""
+        """Plain data with whole networks in place of choices of them, and a set of weights only where one is named."""
         content = self.to_dict()
         content["model"] = {"network": self.network, "weights": self.model.weights}
         labels = self.train.token_labels
+        if self.model.weight_set is not None:
+            content["model"]["weight_set"] = self.model.weight_set
+        if labels.weight_set is None:
+            del content["train"]["token_labels"]["weight_set"]
         if labels.teacher is not None:
             shape = ("num_classes", "num_frames", "crop_size")  # the student's
             content["train"]["token_labels"]["teacher"] = _network(labels.teacher, labels.overrides, without=shape)

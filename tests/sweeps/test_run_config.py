@@ -31,6 +31,7 @@ OTHER = {
     "model.crop_size": 112,
     "model.attention": "LL",
     "model.weights": "weights.pth",
+    "model.weight_set": "model_ema",
     "model.overrides": {"dropout": 0.1},
     "device": "cpu",
     "data.root": "videos",
@@ -62,6 +63,7 @@ OTHER = {
     "train.ema": 0.9,
     "train.token_labels.teacher": "vivit_base",
     "train.token_labels.weights": "teacher.pth",
+    "train.token_labels.weight_set": "model_ema",
     "train.token_labels.overrides": {"dropout": 0.1},
     "train.log_to": ["tensorboard"],
     "evaluate.average": "score",
@@ -77,9 +79,14 @@ OTHER = {
 """Another value of each field that isn't simply a number or a switch."""
 
 TOGETHER = {
+    "model.weight_set": {"model.weights": "weights.pth"},
     "train.milestones": {"train.schedule": "step", "train.milestones": [0.25]},
     "train.schedule": {"train.schedule": "step", "train.milestones": [0.5]},
     "train.token_labels.weights": {"train.token_labels.teacher": "vivit_base"},
+    "train.token_labels.weight_set": {
+        "train.token_labels.teacher": "vivit_base",
+        "train.token_labels.weights": "teacher.pth",
+    },
     "train.token_labels.overrides": {"train.token_labels.teacher": "vivit_base"},
 }
 """What a field takes beside it, lest its value contradict another; where that has the field too, it starts there."""
@@ -117,6 +124,23 @@ def _told_apart(rows: list[dict[str, Any]], across: list[str]) -> bool:
     except CompareError:
         return True
     return False
+
+
+def test_a_set_of_weights_is_in_the_identity_only_where_one_is_named():
+    """So that a run keeps the id that it had before there were sets."""
+    labels = {"teacher": "vivit_base", "weights": "teacher.pth"}
+    config = RunConfig.from_dict({"model": {"weights": "weights.pth"}, "train": {"token_labels": labels}})
+    for one in (RunConfig(), config):
+        assert not [path for path in flatten(one._resolved()) if path.endswith("weight_set")]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"model": {"weight_set": "ema"}}, {"train": {"token_labels": {"teacher": "vivit_base", "weight_set": "ema"}}}],
+)
+def test_a_set_of_weights_needs_a_file_of_weights(changes: dict[str, Any]):
+    with pytest.raises(ConfigError, match=r"no weights to take .*'ema' from"):
+        RunConfig().changed(**changes)
 
 
 @pytest.mark.parametrize("path", [field.path for field in run_config.describe_fields()])

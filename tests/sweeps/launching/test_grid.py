@@ -346,6 +346,7 @@ ENDLESS = "axes: {" + ", ".join(f"train.{name}: [{', '.join(map(str, range(1, 10
         ("rows: [{3: 4}]", "the key '3' is not text"),
         ("rows: [!!set {a}]", "the tag"),
     ],
+    ids=lambda text: text[:60],
 )
 def test_what_a_run_would_meet_is_refused_before(load, text: str, message: str):
     with pytest.raises(ConfigError, match=f"(?s){message}") as caught:
