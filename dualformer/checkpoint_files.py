@@ -39,7 +39,9 @@ _NO_WEIGHTS = re.compile(r"optim|sched|scaler|rng|callback|hyper", re.IGNORECASE
 _COUNTERS = frozenset(["n_averaged"])  # of torch.optim.swa_utils
 _INDEX = ".index.json"
 _KNOWN = ".safetensors and torch's .pth .pt .pyth .bin .ckpt .pth.tar"
-_PLAIN: list[Any] = [argparse.Namespace]  # a class that holds values and does nothing: many files keep their options in one
+_PLAIN: list[Any] = [
+    argparse.Namespace
+]  # a class that holds values and does nothing: many files keep their options in one
 
 _KINDS: tuple[tuple[bytes, str], ...] = (
     (b"version https://git-lfs", "a Git LFS pointer that stands for the weights; `git lfs pull` brings them"),
