@@ -81,6 +81,7 @@ COMMANDS = {
         Command("retry", "sweeps", "sweeps.launching.retry", "compute runs again that are not ok"),
         Command("cost", "sweeps", "sweeps.launching.plan_cost", "tell hours and energy of a grid beforehand"),
         Command("collect", "results", "analysis.collect", "turn run folders into one table per grid and device"),
+        Command("table", "results", "analysis.table", "print a grid's results as a table of a paper, with intervals"),
         Command("figures", "results", "analysis.regenerate", "draw all figures and the report from the tables"),
         Command("compare", "results", "analysis.compare", "compare two sets of results, run by run"),
         Command("verify", "results", "analysis.verify", "tell everything that speaks against a set of results"),

@@ -120,6 +120,8 @@ _BY_COMMAND: dict[tuple[str, str], Completer] = {
     ("fields", "pattern"): fields,
     ("status", "--grid"): launched,
     ("collect", "--grid"): launched,
+    ("table", "grid"): grids,
+    ("table", "--by"): fields,
     ("logs", "run"): runs,
     ("cancel", "run"): runs_and_launched,
     ("retry", "run"): runs_and_launched,

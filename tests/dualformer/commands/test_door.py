@@ -250,6 +250,7 @@ USELESS = {
     "retry": ["ffff"],
     "cost": [],
     "collect": ["--runs", "nowhere"],
+    "table": ["no_such_grid"],
     "figures": ["--results", "nowhere"],
     "compare": ["nowhere", "nor_here"],
     "verify": ["nowhere"],
