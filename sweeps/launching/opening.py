@@ -12,6 +12,7 @@ from dualformer.config import ConfigError
 from dualformer.results import layout
 from dualformer.results.code import code_conflicts
 from dualformer.results.files import read_object
+from dualformer.results.provenance import FILES
 from slurm.executor import Executor
 from slurm.places import make_executor
 from slurm.profile import Profile
@@ -64,7 +65,7 @@ def open_sweep(options: argparse.Namespace, grid: Grid, profile: Profile, worker
         say(f"{grid.name}: {gone} runs of earlier launches are no longer listed: gone, or not what they would be today")
     for run in grid.runs:
         ledger.put_aside(options.runs / run.run_id, options.retry)
-    expected = code if executor.expects_snapshot else None
+    expected = None if executor.in_this_process else code
     sweep = Sweep(options.runs, grid.runs, executor, profile, worker=worker, code=expected, announce=say)
     state = sweep.state
     say(f"{grid.name}: {len(state.planned)} runs, {len(state.results)} finished before; {executor.kind} executor")
@@ -112,6 +113,6 @@ def _codes(runs: Path, finished: list[str]) -> Iterator[dict[str, str]]:
     """The files that finished runs imported, of those that say."""
     for run_id in finished:
         with contextlib.suppress(OSError, ValueError):
-            files = read_object(runs / run_id / layout.PROVENANCE).get("code_files")
+            files = read_object(runs / run_id / layout.PROVENANCE).get(FILES)
             if isinstance(files, dict):
                 yield files
