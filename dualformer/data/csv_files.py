@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import csv
 import re
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from dualformer.data.files import DataError
+from dualformer.results import files
 
 _FORMULA = re.compile(r"'*[=+\-@\t\r\n＝＋－＠]")  # the last four are full-width forms, which count as well
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
@@ -27,9 +27,9 @@ def inert(value: Any) -> str:
 
 
 def write_csv(
-    path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]], check: Callable[[Path], Any] | None = None
+    path: Path, columns: Sequence[str], rows: Iterable[Iterable[Any]], check: Callable[[Path], Any] | None = None
 ) -> None:
-    """Writes a csv file aside and renames it, so that there is all of it or what was there before.
+    """Writes a csv file as `dualformer.results.files.write_csv` does, and no cell that is a formula.
 
     Args:
         path: the file.
@@ -38,19 +38,10 @@ def write_csv(
         check: called with the file before it gets its name; what it raises is passed on, and nothing is replaced.
 
     Raises:
-        OSError: the file can't be written.
+        RecordError: the file can't be written.
     """
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=".part", dir=path.parent or None)
-    aside = Path(name)
-    try:
-        with open(handle, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
-            csv.writer(file).writerows([map(inert, row) for row in (columns, *rows)])
-        if check:
-            check(aside)
-        aside.chmod(0o644)  # mkstemp lets nobody else read
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+    # Lines end as csv's own do: a cell with either character of it is quoted, so that it is read back as it was.
+    files.write_csv(path, list(map(inert, columns)), (map(inert, row) for row in rows), newline="\r\n", check=check)
 
 
 def read_csv(path: Path, needed: Iterable[str] = ()) -> tuple[tuple[str, ...], list[dict[str, str]]]:

@@ -1,14 +1,16 @@
-"""Writing and reading files so that a crash leaves all of it or nothing: atomic replacement, JSON, JSON lines."""
+"""Writing and reading files so that a crash leaves all of it or nothing: atomic replacement, JSON, JSON lines, csv."""
 
 from __future__ import annotations
 
 import contextlib
+import csv
 import datetime
 import errno
+import io
 import json
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,20 +39,51 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
-def write_bytes(path: Path, content: bytes | memoryview) -> None:
-    """Like `write_json`, for bytes."""
+def write_csv(
+    path: Path,
+    columns: Sequence[str],
+    rows: Iterable[Iterable[Any]],
+    *,
+    newline: str = "\n",
+    check: Callable[[Path], Any] | None = None,
+) -> None:
+    """Like `write_json`, for a table with a header; None is an empty cell.
+
+    Args:
+        path: the file.
+        columns: its header.
+        rows: a value for each column.
+        newline: what ends a line; cells that hold one of its characters are quoted.
+        check: as in `write_bytes`.
+    """
+    text = io.StringIO()
+    csv.writer(text, lineterminator=newline).writerows([columns, *rows])
+    write_bytes(path, text.getvalue().encode(errors="backslashreplace"), check)
+
+
+def write_bytes(path: Path, content: bytes | memoryview, check: Callable[[Path], Any] | None = None) -> None:
+    """Like `write_json`, for bytes.
+
+    Args:
+        path: the file.
+        content: what it is to hold.
+        check: called with the file before it gets its name; what it raises is passed on, and nothing is replaced.
+    """
     temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}")
     try:
         with open(temporary, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+        if check:
+            check(temporary)
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
         raise RecordError(error.errno, f"cannot write {path} ({error.strerror}); nothing was changed") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def read_object(path: Path) -> dict[str, Any]:
