@@ -33,7 +33,7 @@ from dualformer.config import nearest  # noqa: E402
 from dualformer.results import provenance, result_set, table  # noqa: E402
 from dualformer.results.code import Files, mixed_code  # noqa: E402
 from dualformer.results.files import read_object, utc_now  # noqa: E402
-from dualformer.results.layout import CONFIG, LAUNCH_RECORD, PROVENANCE, RESULT  # noqa: E402
+from dualformer.results.layout import CONFIG, LAUNCH_RECORD, PROVENANCE, RESULT, TABLE  # noqa: E402
 from dualformer.results.result import MISSING, ROW_STATUSES, SCHEMA_VERSION  # noqa: E402
 from dualformer.results.table import Row  # noqa: E402
 
@@ -151,7 +151,7 @@ def device_slug(name: str) -> str:
 
 def write(out: Path, sheet: Mapping[str, Any], rows: list[Row]) -> Path:
     """Writes the table and its sheet, each whole or not at all; returns the table's path."""
-    path = out / sheet["grid"] / f"{sheet['device']}.csv"
+    path = out / sheet["grid"] / f"{sheet['device']}{TABLE}"
     path.parent.mkdir(parents=True, exist_ok=True)
     table.write(path, rows, sheet)
     return path

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dualformer.arguments import one_line
-from dualformer.data.csv_files import inert
+from dualformer.results.files import inert
 
 
 @dataclasses.dataclass(frozen=True)

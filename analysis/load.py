@@ -11,10 +11,9 @@ from typing import Any
 
 import pandas as pd
 
-from dualformer.data.csv_files import plain
 from dualformer.results import table as results_table
-from dualformer.results.files import read_object
-from dualformer.results.layout import SHEET
+from dualformer.results.files import plain, read_object
+from dualformer.results.layout import SHEET, TABLE
 from dualformer.results.result import ROW_STATUSES, SCHEMA_VERSION, fields
 
 FOLDER = Path(__file__).resolve().parent
@@ -67,7 +66,7 @@ def load_grid(grid: str, folders: Sequence[Path] = ()) -> list[Table]:
         LoadError: a table is there and can't be trusted.
     """
     for folder in folders or results_folders():
-        paths = sorted((folder / grid).glob("*.csv"))
+        paths = sorted((folder / grid).glob(f"*{TABLE}"))
         if paths:
             return [load_table(path) for path in paths]
     print(f"There are no results of grid '{grid}', so what they would show is left out.")

@@ -17,6 +17,7 @@ import nbformat
 
 from analysis import load, tables
 from analysis.drawing import canvas
+from dualformer.results.layout import TABLE
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "analysis" / "notebooks"
@@ -48,7 +49,7 @@ def load_all(folders: Sequence[Path]) -> list[load.Table]:
     Raises:
         LoadError: one of them can't be trusted.
     """
-    grids = sorted({path.parent.name for folder in folders for path in folder.glob("*/*.csv")})
+    grids = sorted({path.parent.name for folder in folders for path in folder.glob(f"*/*{TABLE}")})
     return [table for grid in grids for table in load.load_grid(grid, folders)]
 
 

@@ -33,15 +33,14 @@ class Executor(abc.ABC):
     Attributes:
         kind: its name on the command line and in job ids.
         outlives_launcher: whether what was submitted comes to its end without a launcher.
-        redirects_output: whether a task's output goes to its log, and not where the launcher's goes.
-        expects_snapshot: whether tasks import a copy of the code, and not what this process has loaded.
+        in_this_process: whether tasks are calls in the launcher's process, so that their output goes where its own does
+            and they run the code that it has loaded.
         unfit_folder: what the path of its folder must not hold, and why.
     """
 
     kind: ClassVar[str]
     outlives_launcher: ClassVar[bool] = False
-    redirects_output: ClassVar[bool] = True
-    expects_snapshot: ClassVar[bool] = True
+    in_this_process: ClassVar[bool] = False
     unfit_folder: ClassVar[Mapping[str, str]] = {
         r"%[jtAa]": _NUMBER,
         os.pathsep: "separates the places that Python imports from",
@@ -98,6 +97,10 @@ class Executor(abc.ABC):
         Raises:
             SubmitError: they were not accepted.
         """
+
+    def answers_for(self, job_id: JobId) -> bool:
+        """Whether a job is of this kind of place, whoever submitted it; its own class answers for any other."""
+        return job_id.kind == self.kind
 
     def ended(self, job_id: JobId, *, started: bool = True) -> str | None:
         """Like `job_ended`, for a job of this executor or of another launcher's of the same kind."""

@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from analysis.load import FOLDER, Table
+from dualformer.results.files import write_bytes
 
 FIGURES_VARIABLE = "ANALYSIS_FIGURES"
 
@@ -86,7 +87,7 @@ def save(drawing: Drawing, name: str, folder: Path | None = None) -> SavedFigure
         for path, metadata in ((saved.png, png), (saved.svg, svg)):
             content = io.BytesIO()
             drawing.figure.savefig(content, format=path.suffix[1:], dpi=180, metadata=metadata)
-            path.write_bytes(content.getvalue())
+            write_bytes(path, content.getbuffer())
     return saved
 
 

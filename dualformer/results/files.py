@@ -1,17 +1,22 @@
-"""Writing and reading files so that a crash leaves all of it or nothing: atomic replacement, JSON, JSON lines."""
+"""Writing and reading files so that a crash leaves all of it or nothing: atomic replacement, JSON, JSON lines, csv."""
 
 from __future__ import annotations
 
 import contextlib
+import csv
 import datetime
 import errno
+import io
 import json
 import os
 import re
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+_FORMULA = re.compile(r"'*[=+\-@\t\r\n＝＋－＠]")  # the last four are full-width forms, which count as well
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
 class RecordError(OSError):
@@ -38,20 +43,66 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode(errors="backslashreplace"))
 
 
-def write_bytes(path: Path, content: bytes | memoryview) -> None:
-    """Like `write_json`, for bytes."""
+def write_csv(
+    path: Path,
+    columns: Sequence[str],
+    rows: Iterable[Iterable[Any]],
+    *,
+    newline: str = "\n",
+    check: Callable[[Path], Any] | None = None,
+) -> None:
+    """Like `write_json`, for a table with a header; None is an empty cell, and no cell is a formula to a spreadsheet.
+
+    Args:
+        path: the file.
+        columns: its header.
+        rows: a value for each column.
+        newline: what ends a line; cells that hold one of its characters are quoted.
+        check: as in `write_bytes`.
+    """
+    text = io.StringIO()
+    csv.writer(text, lineterminator=newline).writerows(map(inert, row) for row in (columns, *rows))
+    write_bytes(path, text.getvalue().encode(errors="backslashreplace"), check)
+
+
+def inert(value: Any) -> str:
+    """Returns the text of a cell, which no spreadsheet takes for a formula.
+
+    One that begins with `=`, `+`, `-`, `@`, a tab or a line break and is no number gets an apostrophe before it, as
+    spreadsheets themselves mark text.
+    """
+    text = "" if value is None else str(value)
+    return f"'{text}" if _FORMULA.match(text) and not _NUMBER.fullmatch(text) else text
+
+
+def plain(cell: str) -> str:
+    """Returns what `inert` was given."""
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
+
+
+def write_bytes(path: Path, content: bytes | memoryview, check: Callable[[Path], Any] | None = None) -> None:
+    """Like `write_json`, for bytes.
+
+    Args:
+        path: the file.
+        content: what it is to hold.
+        check: called with the file before it gets its name; what it raises is passed on, and nothing is replaced.
+    """
     temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}")
     try:
         with open(temporary, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+        if check:
+            check(temporary)
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
         raise RecordError(error.errno, f"cannot write {path} ({error.strerror}); nothing was changed") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def parse(text: str) -> Any:

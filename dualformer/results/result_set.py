@@ -15,7 +15,7 @@ from typing import Any
 from dualformer.results import provenance, table
 from dualformer.results.code import Files
 from dualformer.results.files import is_folder_name, read_object
-from dualformer.results.layout import CONFIG, LAUNCH_RECORD, MEASUREMENT, PROVENANCE, RESULT
+from dualformer.results.layout import CONFIG, LAUNCH_RECORD, MEASUREMENT, PROVENANCE, RESULT, TABLE
 from dualformer.results.table import Row
 
 
@@ -71,7 +71,7 @@ def read(path: Path) -> list[ResultSet]:
         return [read_runs(path)]
     if (path / CONFIG).exists():
         raise ResultSetError(f"run '{path}' has no result: it isn't finished")
-    tables = [file for file in sorted(path.rglob("*.csv")) if not (file.parent / CONFIG).exists()]
+    tables = [file for file in sorted(path.rglob(f"*{TABLE}")) if not (file.parent / CONFIG).exists()]
     if not tables:
         raise ResultSetError(f"no results in '{path}': neither run folders nor tables")
     return [read_table(file) for file in tables]

@@ -7,17 +7,15 @@ read alike (`False` for false, `8.0` for 8).
 from __future__ import annotations
 
 import csv
-import io
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from dualformer.config import flatten
-from dualformer.data.csv_files import inert, plain
 from dualformer.results import provenance, result
 from dualformer.results.fields import Field
-from dualformer.results.files import write_json, write_text
+from dualformer.results.files import plain, write_csv, write_json
 from dualformer.results.layout import SHEET
 
 Row = dict[str, Any]
@@ -68,12 +66,8 @@ def write(path: Path, rows: list[Row], sheet: Mapping[str, Any]) -> None:
     Raises:
         RecordError: a file could not be written.
     """
-    text = io.StringIO()
     names = columns(rows)
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(map(inert, names))
-    writer.writerows([inert(_cell(row.get(name))) for name in names] for row in rows)
-    write_text(path, text.getvalue())
+    write_csv(path, names, ([_cell(row.get(name)) for name in names] for row in rows))
     write_json(sheet_path(path), sheet)
 
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from dualformer.arguments import parse_and_run, positive
 from dualformer.config import ConfigError
 from dualformer.results.result import STATUSES
-from slurm.places import KINDS
+from slurm.places import AUTO, KINDS, may_be_in_this_process
 from slurm.task import is_shared
 from sweeps.launching import commands
 from sweeps.launching.attempt import WORKER
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     fields: dict[str, Any] = {"nargs": "+", "action": "extend", "default": []}
     parser.add_argument("--grid", required=True, help="a grid file, or the name of one of the project's grids")
     parser.add_argument(
-        "--executor", choices=KINDS, default="auto", help="where runs run (default: auto, Slurm if there is one)"
+        "--executor", choices=KINDS, default=AUTO, help="where runs run (default: auto, Slurm if there is one)"
     )
     parser.add_argument(
         "--profile", help="what the place to run offers: a file, or a name in slurm/profiles (default: none)"
@@ -121,7 +121,7 @@ def _try_place(options: argparse.Namespace, grid: Grid, profile: Profile) -> Non
     try:
         refuse_impossible(options, grid, profile)
     except (ConfigError, ProfileError) as error:
-        if options.executor != "auto":
+        if options.executor != AUTO:
             raise
         print(f"note: here a launch would be refused: {error}", file=sys.stderr)
 
@@ -147,7 +147,7 @@ def _check_shared(options: argparse.Namespace) -> None:
     """Refuses what processes that torchrun started can't do together."""
     if not is_shared():
         return
-    if options.executor not in ("auto", "debug"):
+    if not may_be_in_this_process(options.executor):
         raise ConfigError(
             f"--executor {options.executor}: the processes that torchrun started compute the runs themselves; "
             "leave the flag out, or torchrun"

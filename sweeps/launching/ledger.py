@@ -171,9 +171,9 @@ def put_aside(run_dir: Path, statuses: Sequence[str]) -> bool:
     result = read_result(run_dir)
     if result is None or result.status not in statuses:
         return False
-    number = len(list(run_dir.glob("result.*.json"))) + 1
+    number = len(list(run_dir.glob(layout.RESULT_PUT_ASIDE.format("*")))) + 1
     append(run_dir, "retry", status=result.status)
-    os.replace(run_dir / layout.RESULT, run_dir / f"result.{number}.json")
+    os.replace(run_dir / layout.RESULT, run_dir / layout.RESULT_PUT_ASIDE.format(number))
     return True
 
 

@@ -66,7 +66,7 @@ def open_sweep(options: argparse.Namespace, grid: Grid, profile: Profile, worker
         say(f"{grid.name}: {gone} runs of earlier launches are no longer listed: gone, or not what they would be today")
     for run in grid.runs:
         ledger.put_aside(options.runs / run.run_id, options.retry)
-    expected = code if executor.expects_snapshot else None
+    expected = None if executor.in_this_process else code
     sweep = Sweep(options.runs, grid.runs, executor, profile, worker=worker, code=expected, announce=say)
     state = sweep.state
     say(f"{grid.name}: {len(state.planned)} runs, {len(state.results)} finished before; {executor.kind} executor")

@@ -90,7 +90,8 @@ COMPLETERS = {
 
 @pytest.mark.parametrize("call", COMPLETERS)
 def test_completers(call, folder):
-    code = f"import argparse, sys; from dualformer.completion import *; print({call}, 'torch' in sys.modules)"
+    imports = "import argparse, sys; from dualformer.completion import *; from sweeps.completion import *"
+    code = f"{imports}; print({call}, 'torch' in sys.modules)"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True)
     assert (process.stderr, process.stdout) == ("", f"{COMPLETERS[call]} False\n")
