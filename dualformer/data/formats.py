@@ -35,6 +35,7 @@ from dualformer.data.files import (
     video_files,
 )
 from dualformer.data.manifest import MOST_CLASSES, SPLITS, class_order, read_folders, shortened, whole_number
+from dualformer.results.files import parse
 
 _FIRST_FOLD = 1
 _NAMES_SHOWN = 5
@@ -574,7 +575,7 @@ def _at(source: Source, name: str) -> str | None:
     name = os.path.normpath(name)
     suffixes = [""] if source.rawframes or Path(name).suffix.lower() in VIDEO_SUFFIXES else ["", *VIDEO_SUFFIXES]
     for suffix in sorted(suffixes):
-        if (source.videos / (name + suffix)).exists():
+        if os.path.exists(source.videos / (name + suffix)):  # a name may be longer than any file's
             return Path(name + suffix).as_posix()
         if other := same_in_unicode(source.videos / (name + suffix)):
             return Path(os.path.relpath(other, source.videos)).as_posix()
@@ -671,9 +672,11 @@ def _entries(path: Path, content: Any, *fields: str) -> Iterator[tuple[str, dict
 
 def _json(path: Path) -> Any:
     try:
-        return json.loads(_text(path))
+        return parse(_text(path))
     except json.JSONDecodeError as error:
         raise DataError(f"{path}, line {error.lineno}: not valid JSON: {error.msg}") from None
+    except ValueError as error:
+        raise DataError(f"{path}: not valid JSON: {error}") from None
 
 
 def _lines(path: Path) -> list[tuple[str, str]]:
