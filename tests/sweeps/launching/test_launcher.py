@@ -165,7 +165,9 @@ def test_an_edited_grid_adds_its_new_runs_and_keeps_the_old(folder: Path):
 
 def test_rows_of_other_code_are_pointed_out(folder: Path, capsys: pytest.CaptureFixture):
     assert run("ok", executor="debug") == 0
-    (run_dirs()[0] / "provenance.json").write_text('{"code_files": {"sweeps/run.py": "0123456789ab", "gone.py": "0"}}')
+    (run_dirs()[0] / "provenance.json").write_text(
+        '{"code": "0", "code_files": {"sweeps/run.py": "0123456789ab", "gone.py": "0"}}'
+    )
     assert run("ok", executor="debug") == 0
     assert "1 finished runs used files that have changed since (sweeps/run.py)" in capsys.readouterr().out
 
