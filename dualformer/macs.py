@@ -31,6 +31,7 @@ from dualformer.adapter import AdaptedConfig
 from dualformer.meta import no_memory
 from dualformer.model_config import ModelConfig
 from dualformer.model_contract import config_of, head_name, need, part, unwrapped
+from dualformer.modes import modes_kept
 from dualformer.registry import model_config
 
 aten = torch.ops.aten
@@ -293,20 +294,23 @@ def _above(name: str) -> set[str]:
 @contextlib.contextmanager
 def _silent(model: nn.Module, *, training: bool = False) -> Iterator[None]:
     """One mode without hooks, so that nobody's statistics see meta tensors; both are put back at the end."""
-    hooks = ("_forward_hooks", "_forward_pre_hooks")
-    modules = list(model.modules())
-    before = [(module.training, *(getattr(module, name) for name in hooks)) for module in modules]
-    try:
-        for module in modules:
+    with modes_kept(model), _without_hooks(model):
+        for module in model.modules():
             module.training = training
-            for name in hooks:
-                setattr(module, name, type(getattr(module, name))())
+        yield
+
+
+@contextlib.contextmanager
+def _without_hooks(model: nn.Module) -> Iterator[None]:
+    places = [(module, name) for module in model.modules() for name in ("_forward_hooks", "_forward_pre_hooks")]
+    before = [getattr(module, name) for module, name in places]
+    try:
+        for (module, name), hooks in zip(places, before):
+            setattr(module, name, type(hooks)())
         yield
     finally:
-        for module, (was_training, *kept) in zip(modules, before):
-            module.training = was_training
-            for name, value in zip(hooks, kept):
-                setattr(module, name, value)
+        for (module, name), hooks in zip(places, before):
+            setattr(module, name, hooks)
 
 
 class _LinearAsOneProduct(TorchFunctionMode):

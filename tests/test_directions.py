@@ -12,7 +12,7 @@ MAY_IMPORT = {
     "dualformer": (),
     "baselines": ("dualformer",),
     "slurm": ("dualformer.config", "dualformer.strict_yaml"),
-    "sweeps.measuring": ("dualformer", "sweeps.run_config", "sweeps.machine_lock"),
+    "sweeps.measuring": ("dualformer", "sweeps.run_config", "sweeps.machine_lock", "sweeps.device"),
     "sweeps.training": ("dualformer", "slurm.task", "sweeps.run_config", "sweeps.run_context", "sweeps.machine_lock"),
     "sweeps.launching": (
         *("dualformer", "slurm", "sweeps.run_config", "sweeps.source"),
