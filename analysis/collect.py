@@ -1,4 +1,6 @@
-"""Turn a folder of runs into tables to commit: one CSV per grid and device, with its sheet beside it.
+"""Turn run folders into one table per grid and device.
+
+Tables are to be committed, each with its sheet beside it.
 
     python analysis/collect.py --runs runs [--grid NAME ...] [--out analysis/results] [--allow-mixed-code]
 

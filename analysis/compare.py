@@ -1,4 +1,6 @@
-"""Say which of two result sets is quicker, smaller or better, run by run.
+"""Compare two sets of results, run by run.
+
+Says which is quicker, smaller or better.
 
     dualformer compare A B [--metric FIELD] [--across FIELD ...]
 
@@ -23,9 +25,7 @@ import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from dualformer.arguments import parse_and_run, program
 from dualformer.config import nearest
@@ -35,6 +35,9 @@ from dualformer.results.result_set import ResultSetError, is_number
 from dualformer.results.statistics import LEVEL
 from dualformer.results.table import Row, configuration
 from sweeps.run_config import irrelevant_fields
+
+if TYPE_CHECKING:
+    import numpy as np
 
 LATENCY = "latency_ms_p50"
 
@@ -178,6 +181,8 @@ def compare(a: Side, b: Side, metric: str = LATENCY, across: Iterable[str] = ())
         CompareError: the sets differ in a condition that `across` doesn't name, a row has several partners, `across`
             names nothing, or there is no pair at all.
     """
+    import numpy as np  # here, so that --help doesn't wait for it
+
     across = list(across)
     _refuse_mixed(a, b, across)
     joined, left_out = _join(a, b, _fields(a, b, across))

@@ -1,4 +1,6 @@
-"""Make every figure and the report again from result files, by executing each notebook in a fresh kernel.
+"""Draw all figures and the report from the tables.
+
+Each notebook is executed in a fresh kernel.
 
     python analysis/regenerate.py [--results DIR ...] [--figures DIR] [--report FILE]
 

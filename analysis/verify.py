@@ -1,4 +1,4 @@
-"""Say everything that speaks against a result set.
+"""Tell everything that speaks against a set of results.
 
     dualformer verify RESULTS
 

@@ -1,4 +1,6 @@
-"""Counts a model's multiply-accumulates for one view, by operator and by part; no weights, no arithmetic.
+"""Count a model's multiply-accumulates, part by part.
+
+Counted for one view, by operator and by part; no weights, no arithmetic.
 
 One multiply-add is one MAC; FLOPs are twice as many. Norms are counted apart by fvcore's rule, biases, softmax and
 activations not at all (see dualformer/macs.py).

@@ -1,4 +1,6 @@
-"""How fast a network could be on this machine at best, and how much of that it reaches, whole and by kind of block.
+"""Compare times with what the machine allows.
+
+How fast a network could be on this machine at best, and how much of that it reaches, whole and by kind of block.
 
     dualformer roofline dualformer_tiny --device cuda --precision bfloat16 --batch-size 8
 
