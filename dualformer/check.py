@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from dualformer.arguments import add_assignments, assigned, parse_and_run, positive
+from dualformer.errors import kind_and_line
 
 if TYPE_CHECKING:
     from dualformer.checking import Finding
@@ -87,7 +88,7 @@ def _speed_of_letter(letter: str) -> Finding:
         x = tokens(module, batch=1)
         median_ms, passes = quick_median_ms(lambda: module(x))
     except Exception as error:
-        return Finding("speed", False, f"{type(error).__name__}: {error}".splitlines()[0])
+        return Finding("speed", False, kind_and_line(error))
     told = f"{median_ms:.3g} ms, the median of only {passes} passes on 8x14x14 tokens of 96 channels"
     return Finding("speed", True, f"{told} on this CPU with {torch.get_num_threads()} threads: nothing to compare by")
 

@@ -24,6 +24,8 @@ import torch
 from torch import Tensor, nn
 
 from dualformer.config import nearest
+from dualformer.errors import first_line
+from dualformer.results.layout import WEIGHTS_SUFFIXES
 
 State = dict[str, Tensor]
 
@@ -38,7 +40,7 @@ _AVERAGE = re.compile(r"(^|[._])(ema|swa|avg|average|averaged|shadow|teacher)([.
 _NO_WEIGHTS = re.compile(r"optim|sched|scaler|rng|callback|hyper", re.IGNORECASE)
 _COUNTERS = frozenset(["n_averaged"])  # of torch.optim.swa_utils
 _INDEX = ".index.json"
-_KNOWN = ".safetensors and torch's .pth .pt .pyth .bin .ckpt .pth.tar"
+_KNOWN = f"{WEIGHTS_SUFFIXES[0]} and torch's {' '.join(WEIGHTS_SUFFIXES[1:])}"
 # A class that holds values and does nothing: many files keep their options in one.
 _PLAIN: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [argparse.Namespace]
 
@@ -247,8 +249,7 @@ def _open_torch(path: Path) -> Any:
             "opened; whoever made it can save its state_dict alone"
         ) from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, IndexError, TypeError) as error:
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise WeightsError(f"{path} is broken or cut off: {reason[:200]}") from None
+        raise WeightsError(f"{path} is broken or cut off: {first_line(error)[:200]}") from None
 
 
 def _open_parts(index: Path) -> State:

@@ -94,6 +94,8 @@ _BY_COMMAND: dict[tuple[str, str], Completer] = {
     ("fields", "pattern"): _of_suite("fields"),
     ("status", "--grid"): launched,
     ("collect", "--grid"): launched,
+    ("table", "grid"): _of_suite("grids"),
+    ("table", "--by"): _of_suite("fields"),
     ("logs", "run"): runs,
     ("cancel", "run"): runs_and_launched,
     ("retry", "run"): runs_and_launched,

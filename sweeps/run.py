@@ -200,23 +200,27 @@ def build_model(config: RunConfig, num_classes: int) -> nn.Module:
     torch.manual_seed(config.seed)
     model = create_model(config.model.name, num_classes=num_classes, **config.model.changes())
     if config.model.weights is not None:
-        start_from(model, config.model.weights)
+        start_from(model, config.model.weights, config.model.weight_set)
     return model
 
 
-def start_from(model: nn.Module, path: str) -> None:
+def start_from(model: nn.Module, path: str, weight_set: str | None = None) -> None:
     """Loads weights to train on from; says what matched. A head of other classes starts anew.
+
+    Args:
+        path: of the file.
+        weight_set: which of its sets of weights, where it holds several; None means those that were trained.
 
     Raises:
         ConfigError: there is no such file.
         WeightsError: it can't be read or doesn't fit.
     """
     try:
-        report = load_weights(model, path, interpolate=True)
+        report = load_weights(model, path, interpolate=True, weight_set=weight_set)
     except FileNotFoundError as error:
         raise ConfigError(f"model.weights: {error}") from None
     except WeightsError:
-        report = load_weights(model, path, interpolate=True, replace_head=True)
+        report = load_weights(model, path, interpolate=True, replace_head=True, weight_set=weight_set)
     print(f"{path}: {report}", flush=True)
 
 

@@ -1,8 +1,9 @@
 """Everything that can be said about one run, as one frozen, serialisable value: the schema of a grid's fields.
 
-A run's identity is its content: the full resolved config, hashed, with the network's own, published values included.
-Editing a default, here or of a model, therefore makes a new run; two spellings of one network make the same one; and
-nothing about when, where or by which command a run was started can make one.
+A run's identity is its content: the full resolved config, hashed, with the network's own, published values included,
+down to the options of each block's attention. Editing a default, here, of a model or of an attention, therefore makes a
+new run; two spellings of one network make the same one; and nothing about when, where or by which command a run was
+started can make one.
 """
 
 from __future__ import annotations
@@ -45,6 +46,8 @@ class ModelChoice(Config):
         attention: pattern over the blocks of every stage, such as "LG"; only `dualformer_*` models have one.
         weights: file of weights to start from, in any layout of `dualformer.load_weights`; 2D ones are inflated, those
             of other clip sizes interpolated, a head of another number of classes replaced. None starts at random.
+        weight_set: which weights to take of a file that holds several sets, such as "model_ema" beside "model"; None
+            takes those that were trained.
         overrides: any other fields of that model's config.
     """
 
@@ -53,6 +56,7 @@ class ModelChoice(Config):
     crop_size: tuple[int, int] | int | None = None
     attention: str | None = None
     weights: str | None = None
+    weight_set: str | None = None
     overrides: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def changes(self) -> dict[str, Any]:
@@ -64,6 +68,8 @@ class ModelChoice(Config):
         twice = {"name", "num_frames", "crop_size", "attention", "num_classes"} & set(self.overrides)
         if twice:
             raise ConfigError(f"overrides: '{min(twice)}' is not for overrides (num_classes comes with the data)")
+        if self.weight_set is not None and self.weights is None:
+            raise ConfigError(f"weight_set: no weights to take '{self.weight_set}' from; name their file as weights")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -73,6 +79,7 @@ class TokenLabelConfig(Config):
     Attributes:
         teacher: a model of `dualformer.list_models()`; None means that there is no token labelling.
         weights: file of the teacher's weights.
+        weight_set: which of its sets of weights, where it holds several; None takes those that were trained.
         overrides: fields of the teacher's config, clip and classes apart, which are the student's.
         weight: share of the tokens' loss in the whole; the clip's has the rest.
         top_k: classes of a token that keep the teacher's logit; the others' is zero.
@@ -80,6 +87,7 @@ class TokenLabelConfig(Config):
 
     teacher: str | None = None
     weights: str | None = None
+    weight_set: str | None = None
     overrides: dict[str, Any] = dataclasses.field(default_factory=dict)
     weight: float = 0.5
     top_k: int = 5
@@ -89,6 +97,8 @@ class TokenLabelConfig(Config):
         _within(self, 1, MOST, "top_k")
         if self.teacher is None and (self.weights or self.overrides):
             raise ConfigError("token_labels: weights and overrides need a teacher")
+        if self.weight_set is not None and self.weights is None:
+            raise ConfigError(f"token_labels: no weights to take the set '{self.weight_set}' from")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -313,7 +323,7 @@ class RunConfig(Config):
 
     @functools.cached_property
     def network(self) -> dict[str, Any]:
-        """The network's whole config as plain data, classes apart, which come with the data."""
+        """The network as `ModelConfig.resolved` gives it, classes apart, which come with the data."""
         return _network(self.model.name, self.model.changes(), without=("num_classes",))
 
     @property
@@ -322,10 +332,14 @@ class RunConfig(Config):
         return _hash(self.network)
 
     def _resolved(self) -> dict[str, Any]:
-        """Plain data with whole networks in place of choices of them."""
+        """Plain data with whole networks in place of choices of them, and a set of weights only where one is named."""
         content = self.to_dict()
         content["model"] = {"network": self.network, "weights": self.model.weights}
         labels = self.train.token_labels
+        if self.model.weight_set is not None:
+            content["model"]["weight_set"] = self.model.weight_set
+        if labels.weight_set is None:
+            del content["train"]["token_labels"]["weight_set"]
         if labels.teacher is not None:
             shape = ("num_classes", "num_frames", "crop_size")  # the student's
             content["train"]["token_labels"]["teacher"] = _network(labels.teacher, labels.overrides, without=shape)
@@ -345,11 +359,11 @@ def irrelevant_fields() -> frozenset[str]:
 
 
 def _network(name: str, changes: Mapping[str, Any], without: tuple[str, ...]) -> dict[str, Any]:
-    """A network's whole config; where it has none (no such model), what was chosen, and the run will say why."""
+    """A network resolved; where it can't be (no such model), what was chosen, and the run will say why."""
     from dualformer.registry import model_config  # here: models need torch
 
     try:
-        config = model_config(name, **changes).to_dict()
+        config = model_config(name, **changes).resolved()
     except ConfigError:
         config = {"name": name, **changes}
     return {field: value for field, value in config.items() if field not in without}

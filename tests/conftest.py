@@ -7,9 +7,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
 import pytest
 import torch
 
+SLOW_TIMEOUT_S = 1800
+"""Of a test that is marked slow; that of the others stands in pyproject.toml."""
+
 
 def pytest_collection_modifyitems(items):
-    """Skips what needs a GPU where there is none, and says so."""
+    """Gives slow tests more time, skips what needs a GPU where there is none, and says so."""
+    for item in items:
+        if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(SLOW_TIMEOUT_S))
     if torch.cuda.is_available():
         return
     for item in items:

@@ -48,6 +48,11 @@ def attention_of(symbol: str) -> type[Attention]:
     return find(symbol[0])
 
 
+def option_names(cls: type[Attention]) -> list[str]:
+    """Returns the names of an attention's options."""
+    return [field.name for field in dataclasses.fields(cls.Options)]
+
+
 def check_keys(given: Mapping[str, Any], used: Iterable[str]) -> None:
     """Raises `ConfigError` for options of a letter or symbol that no block uses.
 
@@ -73,7 +78,7 @@ def options_of(symbol: str, shared: Mapping[str, Any], given: Mapping[str, Mappi
         ConfigError: an option that the letter doesn't have (its nearest is named), a wrong type or an illegal value.
     """
     cls = attention_of(symbol)
-    names = [field.name for field in dataclasses.fields(cls.Options)]
+    names = option_names(cls)
     values = {name: value for name, value in shared.items() if name in names}
     keys = [key for key in dict.fromkeys((symbol[0], symbol)) if key in given]
     if not keys:

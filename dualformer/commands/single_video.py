@@ -105,6 +105,11 @@ def add_model_options(parser: argparse.ArgumentParser, videos: str) -> None:
         help="in any layout of dualformer.load_weights (default: the run's, or random)",
     )
     parser.add_argument(
+        "--weight-set",
+        metavar="SET",
+        help="which weights to take of a file that holds several sets, such as model_ema (default: those trained)",
+    )
+    parser.add_argument(
         "--classes", type=Path, metavar="FILE", help="class names, one a line (default: the run's, or 400 numbers)"
     )
     parser.add_argument("--attention", metavar="PATTERN", help="of dualformer_*, such as LG (default: as published)")
@@ -176,7 +181,8 @@ def _of_run(folder: Path, weights: Path | None, options: argparse.Namespace) -> 
     seen = {"frame_stride": options.frame_stride, "test_resize": options.resize}
     data = data.changed(**{name: value for name, value in seen.items() if value is not None})
     classes = _class_names(options.classes) if options.classes else _classes_of_run(folder)
-    model = _model(choice["name"], classes, options.weights or weights or _weights_of_run(folder), **changes)
+    weights = options.weights or weights or _weights_of_run(folder)
+    model = _model(choice["name"], classes, weights, options.weight_set, **changes)
     clips, crops = options.num_clips or evaluation["num_clips"], options.num_crops or evaluation["num_crops"]
     return Viewer(model, classes, data, clips, crops, evaluation["average"])
 
@@ -186,7 +192,7 @@ def _of_name(options: argparse.Namespace) -> Viewer:
         raise ConfigError("which model? give a run (its folder or id) before the video, or --model NAME")
     classes = _class_names(options.classes)
     shape = {name: getattr(options, name) for name in ("num_frames", "crop_size", "attention")}
-    model = _model(options.model, classes, options.weights, **shape)
+    model = _model(options.model, classes, options.weights, options.weight_set, **shape)
     data = DataConfig(
         frame_stride=options.frame_stride or 2,
         resize=options.resize or max(config_of(model).clip_shape[2:]),
@@ -195,13 +201,15 @@ def _of_name(options: argparse.Namespace) -> Viewer:
     return Viewer(model, classes, data, options.num_clips or NUM_CLIPS, options.num_crops or 1)
 
 
-def _model(name: str, classes: list[str], weights: Path | None, **changes: Any) -> nn.Module:
+def _model(name: str, classes: list[str], weights: Path | None, weight_set: str | None, **changes: Any) -> nn.Module:
     from dualformer.registry import create_model
     from dualformer.weights import load_weights
 
+    if weight_set is not None and weights is None:
+        raise ConfigError(f"--weight-set: no --weights to take '{weight_set}' from")
     model = create_model(name, num_classes=len(classes), **changes)
     if weights:
-        load_weights(model, weights)
+        load_weights(model, weights, weight_set=weight_set)
     else:
         print("dualformer: warning: no --weights, so what follows comes from random ones", file=sys.stderr)
     return model.eval()

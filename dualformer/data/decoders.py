@@ -21,6 +21,7 @@ from PIL import Image
 from dualformer.config import ConfigError, nearest
 from dualformer.data.config import AUTO
 from dualformer.data.files import is_frame
+from dualformer.errors import first_line
 
 PREFERRED = ("decord", "torchcodec", "pyav")
 
@@ -188,7 +189,7 @@ def _imported(module: str, decoder: str) -> types.ModuleType:
     except ImportError as error:
         raise ConfigError(f"decoder '{decoder}' needs the package {decoder}: {error} ({others})") from error
     except Exception as error:  # it is installed, and can't load its own or FFmpeg's shared libraries
-        reason = str(error).strip().partition("\n")[0][:200] or type(error).__name__
+        reason = first_line(error)[:200]
         hint = "; it needs the shared libraries of an FFmpeg from 4 to 8" if decoder == "torchcodec" else ""
         raise ConfigError(f"decoder '{decoder}' is broken on this machine: {reason}{hint} ({others})") from error
 

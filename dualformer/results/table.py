@@ -15,7 +15,7 @@ from typing import Any
 from dualformer.config import flatten
 from dualformer.results import provenance, result
 from dualformer.results.fields import Field
-from dualformer.results.files import write_csv, write_json
+from dualformer.results.files import plain, write_csv, write_json
 from dualformer.results.layout import SHEET
 
 Row = dict[str, Any]
@@ -82,6 +82,7 @@ def read_rows(path: Path) -> tuple[list[Row], list[str]]:
     try:
         with open(path, newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
+            reader.fieldnames = [plain(name) for name in reader.fieldnames or ()]
             if absent := lacking(reader.fieldnames or ()):
                 problems.append(f"{path} lacks the column(s) {', '.join(absent)}")
             for number, cells in enumerate(reader, start=1):
@@ -95,7 +96,7 @@ def read_rows(path: Path) -> tuple[list[Row], list[str]]:
 
 def value(column: str, text: str) -> Any:
     """What a cell says: text where the column holds text, else JSON where it is JSON."""
-    about = field(column)
+    text, about = plain(text), field(column)
     if about and about.type is str:
         return text
     try:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from dualformer.arguments import positive, program
 from dualformer.config import ConfigError
 from dualformer.config_fields import choices
+from dualformer.errors import first_line
 from sweeps.device import choose_device, is_missing
 from sweeps.run_config import MeasureConfig, RunConfig
 
@@ -155,7 +156,6 @@ def ended(command: str, work: Callable[[], int]) -> int:
         said, status = str(error), 1
     except (MemoryError, RuntimeError) as error:
         out = is_out_of_memory(error)
-        first = str(error).strip().partition("\n")[0]
-        said, status = ("out of memory", 1) if out else (f"torch refuses: {first}", 1)
+        said, status = ("out of memory", 1) if out else (f"torch refuses: {first_line(error)}", 1)
     print(f"{program(command)}: {said}", file=sys.stderr)
     return status

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from dualformer.results import layout
-from dualformer.results.files import write_csv
+from dualformer.results.files import plain, write_csv
 
 FACTOR = "factor_"
 """Beginning of the columns of `classes.csv` that say a class' value of a factor."""
@@ -99,7 +99,7 @@ def _read_factors(path: Path, classes: Sequence[str]) -> dict[str, tuple[str, ..
 def _read(path: Path) -> tuple[list[str], list[list[str]]]:
     try:
         with open(path, newline="", encoding="utf-8") as file:
-            header, *rows = csv.reader(file)
+            header, *rows = ([plain(cell) for cell in row] for row in csv.reader(file))
     except FileNotFoundError:
         raise PredictionsError(f"{path}: no such file") from None
     except (ValueError, csv.Error) as error:

@@ -117,7 +117,7 @@ def load_teacher(config: TokenLabelConfig, student: ModelConfig) -> nn.Module:
     try:
         with torch.random.fork_rng(devices=[]):  # what the student draws doesn't depend on its teacher
             teacher = create_model(config.teacher, **shape, **config.overrides)
-        load_weights(teacher, config.weights)
+        load_weights(teacher, config.weights, weight_set=config.weight_set)
     except (ConfigError, WeightsError, OSError) as error:
         frames, (height, width) = student.num_frames, student.crop_size
         raise ConfigError(

@@ -31,7 +31,7 @@ def python(folder, code, *arguments):
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = {**os.environ, "PYTHONPATH": path, "PYTHONSAFEPATH": "1", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", code, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder, timeout=600)
+    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder, timeout=500)
 
 
 def dualformer(folder, *arguments):

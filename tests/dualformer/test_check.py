@@ -150,12 +150,22 @@ def test_letter_with_its_words_and_options(capsys, monkeypatch):
         (["checked_models:Net"], "give num_frames and crop_size"),
         (["checked_models:Net", *SIZE, "--set", "width"], "expected FIELD=VALUE"),
         (["checked_models:Nat", *SIZE], "did you mean 'Net'"),
+        (["checked_models:Net", *SIZE, "--set", "num_frames=3"], "--set num_frames: has a flag of its own"),
     ],
 )
 def test_what_cannot_be_checked(capsys, arguments, message):
     assert check.main(arguments) == 2
     errors = capsys.readouterr().err
     assert message in errors and len(errors.splitlines()) == 1
+
+
+@pytest.mark.parametrize("flag", ["--num-frames", "--crop-size"])
+@pytest.mark.parametrize("value", ["0", "-3", "many"])
+def test_sizes_that_there_are_not_are_refused(capsys, flag, value):
+    with pytest.raises(SystemExit) as caught:
+        check.main(["vivit_base", flag, value])
+    said = capsys.readouterr().err
+    assert caught.value.code == 2 and f"argument {flag}: " in said and len(said.splitlines()) == 1
 
 
 def test_modes_and_precision_are_put_back():

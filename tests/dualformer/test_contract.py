@@ -9,6 +9,8 @@ import torch
 
 from dualformer import ConfigError, count_macs, create_model, list_models, load_weights
 from dualformer.attention import letters
+from dualformer.reference import num_twins
+from dualformer.tracing import shared_functions
 from tests.helpers.small_models import clip_for, distinct_models, small_config, small_model
 
 NAMES = list_models()
@@ -63,6 +65,12 @@ def test_samples_of_a_batch_are_independent_in_eval(name, changes):
     alone = torch.cat([model(sample) for sample in clip.split(1)])
     torch.testing.assert_close(model(clip), alone, rtol=1e-4, atol=1e-6)
     assert not torch.allclose(alone[0], alone[1])
+
+
+@every_network
+def test_twins_share_nothing_with_the_fast_path_but_weights(name, changes):
+    model = small_model(name, **changes)
+    assert num_twins(model) and shared_functions(model, clip_for(model, batch=1)) == []
 
 
 @every_network

@@ -14,6 +14,7 @@ SEED = int(os.environ.get("CAMPAIGN_SEED", "1"))
 
 @pytest.mark.slurm
 @pytest.mark.slow
+@pytest.mark.timeout(3600)  # the campaign ends by itself where nothing comes forward
 def test_every_run_survives_every_kind_of_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     reason = why_not()
     if reason and os.environ.get("DUALFORMER_REQUIRE_SLURM") == "1":

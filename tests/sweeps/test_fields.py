@@ -42,7 +42,10 @@ def test_every_field_is_listed_and_explained(capsys):
         ("seed", ["seed"]),
         (
             "train.token_labels",
-            [f"train.token_labels.{name}" for name in ("teacher", "weights", "overrides", "weight", "top_k")],
+            [
+                f"train.token_labels.{name}"
+                for name in ("teacher", "weights", "weight_set", "overrides", "weight", "top_k")
+            ],
         ),
         ("*.precision", ["train.precision", "measure.precision"]),
         ("data.augment.m*", ["data.augment.mixup"]),

@@ -9,10 +9,14 @@ import pytest
 import torch
 
 from dualformer import count_macs
+from dualformer.data.cache import CacheError
+from dualformer.data.handover import HandoverError
 from dualformer.macs import count_training_macs
 from dualformer.results.files import RecordError
 from dualformer.results.result import read_result
+from dualformer.weights import WeightsError
 from sweeps import run as worker
+from sweeps.failure import told_failure
 from sweeps.measuring import timing
 from sweeps.run import execute
 from tests.helpers.small_run import prepare_run, small_config, write_bright_and_dark
@@ -71,8 +75,29 @@ def test_a_run_that_starts_from_weights_records_which(root, tmp_path):
     assert recorded == [None, hashlib.sha256(weights.read_bytes()).hexdigest()]
 
 
+def test_a_run_starts_from_the_set_of_weights_that_it_names(root, tmp_path):
+    config = small_config(root)
+    trained = worker.build_model(config, 4).state_dict()
+    averaged = {name: value + 1 for name, value in trained.items()}
+    torch.save({"model": trained, "model_ema": averaged}, tmp_path / "two.pth")
+    for name, expected in ((None, trained), ("model_ema", averaged)):
+        chosen = config.changed(model={"weights": str(tmp_path / "two.pth"), "weight_set": name})
+        loaded = worker.build_model(chosen, 4).state_dict()
+        assert all(value.equal(expected[key]) for key, value in loaded.items())
+    with pytest.raises(WeightsError, match="no set of weights 'ema'; did you mean"):
+        worker.build_model(chosen.changed(model={"weight_set": "ema"}), 4)
+
+
+@pytest.mark.parametrize(
+    "error", [CacheError("no folder for the cache"), HandoverError("no room"), RecordError("full")]
+)
+def test_a_reason_that_says_all_stands_alone(error, capfd):
+    assert told_failure(error) == {"status": "error", "reason": str(error)}
+    assert capfd.readouterr().err == ""
+
+
 def test_a_loss_that_is_not_finite_is_a_row_that_names_the_videos(root, tmp_path):
-    folder, result = run(small_config(root, train={"learning_rate": 1e30, "warmup_steps": 0}), tmp_path)
+    folder, result = run(small_config(root, train={"learning_rate": 1e9, "warmup_steps": 0}), tmp_path)
     assert result.status == "error"
     assert re.match(r"loss is (nan|inf) at step \d on train/\w+/\d\.mp4, ", result.reason)
     assert len(json.loads((folder / "failed_batch.json").read_text())["files"]) == 4

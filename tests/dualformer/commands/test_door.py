@@ -222,6 +222,8 @@ ERRORS = {
     "OSError(28, 'No space left on device', 'a.csv')": "[Errno 28] No space left on device: 'a.csv'",
     "RuntimeError('CUDA error: no kernel image')": "CUDA error: no kernel image",
     "MemoryError()": "MemoryError",
+    "__import__('dualformer.data.cache').data.cache.CacheError(28, 'the cache is full')": "the cache is full",
+    "__import__('dualformer.data.handover').data.handover.HandoverError('no room')": "no room",
     "ValueError('\\x1b[2Jname')": "\\x1b[2Jname",
     "ModuleNotFoundError(\"No module named 'decord.x'\", name='decord.x')": "needs the package 'decord', which is not",
 }
@@ -253,6 +255,7 @@ USELESS = {
     "retry": ["ffff"],
     "cost": [],
     "collect": ["--runs", "nowhere"],
+    "table": ["no_such_grid"],
     "figures": ["--results", "nowhere"],
     "compare": ["nowhere", "nor_here"],
     "verify": ["nowhere"],

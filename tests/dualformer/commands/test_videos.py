@@ -54,6 +54,19 @@ def test_predict_prints_classes_by_probability(video, three_classes, capsys):
     assert [float(share.rstrip("%")) / 100 for share, _ in lines] == pytest.approx(expected, abs=0.01)
 
 
+@pytest.mark.parametrize("command", [("predict", "--num-clips", "1"), ("gradcam", "--out", "seen.png")])
+def test_another_set_of_weights_is_taken_where_it_is_named(video, three_classes, tmp_path, capsys, command):
+    trained = torch.load(tmp_path / "weights.pt")
+    averaged = {**trained, "head.bias": torch.tensor([0.0, 1.0, 3.0])}
+    torch.save({"model": trained, "model_ema": averaged}, tmp_path / "weights.pt")
+    words = [command[0], video, *three_classes, *command[1:]]
+    for chosen, best in (((), "kick"), (("--weight-set", "model"), "kick"), (("--weight-set", "model_ema"), "point")):
+        assert main([*words, *chosen]) == 0
+        assert best in capsys.readouterr().out.splitlines()[0]
+    assert main([*words, "--weight-set", "model_emma"]) == 2
+    assert "no set of weights 'model_emma'; did you mean 'model_ema' or" in capsys.readouterr().err
+
+
 def test_random_weights_are_admitted(video, capsys):
     assert main(["predict", video, *SMALL, "--num-clips", "1"]) == 0
     output = capsys.readouterr()
@@ -144,6 +157,14 @@ def test_check_videos_compares_decoders(tmp_path, capsys):
     assert rows("report.csv")[2] == ["rawframes/clip", "decord", "sought", "3", "48", "64", "", "", ""]
 
 
+def test_check_videos_takes_a_decoder_that_is_there(tmp_path, capsys, monkeypatch):
+    write_video(tmp_path / "set/good.mp4", 20)
+    for missing in ("decord", "torchcodec"):
+        monkeypatch.setitem(sys.modules, missing, None)
+    assert main(["check-videos", str(tmp_path / "set"), "--decoder", "auto"]) == 0
+    assert [line.split() for line in capsys.readouterr().out.splitlines()][1] == [".mp4", "pyav", "0", "1", "0"]
+
+
 def test_check_videos_finds_folders_of_images(tmp_path):
     write_images(tmp_path / "set/class/clip", 3)
     (tmp_path / "set/class/clip/frame_2.png").write_bytes(b"no image")
@@ -171,6 +192,8 @@ def test_check_videos_is_content_with_good_ones(tmp_path):
         (["predict", "gone.mp4", *SMALL], "gone.mp4: no such file"),
         (["predict", "VIDEO", *SMALL, "--weights", "gone.pt"], "gone.pt"),
         (["predict", "VIDEO", *SMALL, "--attention", "LX"], "attention"),
+        (["predict", "VIDEO", *SMALL, "--weight-set", "ema"], "--weight-set: no --weights to take 'ema' from"),
+        (["gradcam", "VIDEO", *SMALL, "--weight-set", "ema", "--out", "a.png"], "--weight-set: no --weights to take"),
         (["predict", "VIDEO", *SMALL, "--resize", "32"], "--resize 32 is smaller than the crop 64x64"),
         (["gradcam", "VIDEO", *SMALL, "--class", "hug", "--out", "seen.png"], "no class 'hug' among 400"),
         (["gradcam", "VIDEO", *SMALL, "--out", "no/folder/seen.png"], "no/folder/seen.png"),

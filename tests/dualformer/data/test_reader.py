@@ -101,6 +101,12 @@ def test_a_frame_past_the_end_is_an_error(tmp_path, read):
         read(path, [3, 10])
 
 
+def test_a_decoder_that_reads_in_order_says_that_it_does_not_seek(tmp_path):
+    path = write_video(tmp_path / "clip.mp4", 10)
+    with pytest.raises(VideoError, match="pyav reads in order"):
+        read_by_seeking(path, [3], "pyav")
+
+
 def test_images_are_ordered_by_number(tmp_path):
     folder = write_images(tmp_path / "clip", 12)  # frame_10 comes before frame_2 by name
     (folder / "notes.txt").write_text("not a frame")

@@ -15,9 +15,11 @@ import torch
 import yaml
 
 from analysis import collect
+from dualformer.data import progress
 from dualformer.results.files import read_lines
 from dualformer.results.result import read_result
-from sweeps.launching import detached, ledger, retry, status
+from sweeps import machine_lock
+from sweeps.launching import detached, following, ledger, retry, status
 from sweeps.launching import launcher as launch
 from sweeps.launching.grid import load_grid
 from tests.helpers.small_run import MODEL, write_bright_and_dark
@@ -305,7 +307,7 @@ def test_retry_goes_on_with_each_launch_of_a_grid(folder: Path, monkeypatch: pyt
     started = []
     monkeypatch.setattr(detached, "start", lambda *arguments: started.append(arguments[2]) or 0)
     assert retry.main(["three"]) == 0
-    assert ["--set" in arguments for arguments in started] == [False, True]
+    assert ["--set=train.steps=7" in arguments for arguments in started] == [False, True]
 
 
 def test_runs_that_are_gone_or_would_be_others_today_are_no_longer_listed(folder: Path, monkeypatch, capsys):
@@ -454,7 +456,7 @@ def test_the_order_and_number_of_runs_can_be_limited(folder: Path):
     assert run("ok", "--limit", "1", "--axis", "seed=7,8", executor="debug") == 0
     assert [differs["seed"] for differs in listed().values()] == [7]
     (launch,) = json.loads(Path("runs/three.grid.json").read_text())["launches"]
-    assert launch["arguments"][-4:] == ["--axis", "seed=7,8", "--limit", "1"]
+    assert launch["arguments"][-2:] == ["--limit=1", "--axis=seed=7,8"]
 
 
 def test_a_run_folder_that_is_removed_meanwhile_starts_anew(launcher):
@@ -487,6 +489,14 @@ def test_a_launcher_that_fails_leaves_no_workers_behind(launcher):
     status, output = first.end()
     assert status == 1 and "error: " in output, output
     wait_until(lambda: not any(psutil.pid_exists(pid) for pid in pids), 20)
+
+
+def test_a_launcher_says_what_its_runs_wait_for(folder: Path, capsys, monkeypatch: pytest.MonkeyPatch):
+    assert following._REPORT_EVERY_S <= 15 and machine_lock.REPEAT_S <= 15 and progress.INTERVAL_S <= 15
+    monkeypatch.setattr(following, "_REPORT_EVERY_S", 0.3)
+    assert run("drawing", "--only", "seed=0") == 0
+    said = capsys.readouterr().out
+    assert "1 under way, 0 waiting; " in said and "embedded data set: drawing and encoding: 8/4608 clips" in said
 
 
 @pytest.mark.parametrize("name", ["a%j", "a%A", "x%t%a"])

@@ -1,8 +1,10 @@
+import contextlib
 import json
 import os
 import pty
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ from slurm import queue, slurm_array
 from slurm.job_id import JobId
 from slurm.queue import QueuedJob
 from sweeps.launching import ledger, status
-from sweeps.launching.run_status import run_status
+from sweeps.launching.run_status import activity, run_status
 
 ROOT = Path(__file__).parents[3]
 
@@ -45,22 +47,47 @@ def test_every_run_is_shown_with_state_and_note(runs: Path, capsys: pytest.Captu
     ]
 
 
+@contextlib.contextmanager
+def claimed(run_dir: Path) -> Iterator[None]:
+    """Meanwhile another process is at the run."""
+    program = (
+        "import sys; from pathlib import Path; from sweeps.launching import ledger\n"
+        "with ledger.claim(Path(sys.argv[1])): print('in', flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", program, str(run_dir)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        holder.stdout.readline()
+        yield
+        holder.stdin.close()
+
+
+@pytest.mark.parametrize("config", [[], {"train": []}, {}, "no JSON"])
+def test_how_long_a_run_takes_is_unknown_where_its_config_is_broken(runs: Path, config: object):
+    append_metrics(runs / "sent", {"step": 40, "steps": 100, "loss": 1.0, "clips_per_s": 16.0})
+    text = config if isinstance(config, str) else json.dumps(config)
+    (runs / "sent" / "config.json").write_text(text)
+    with claimed(runs / "sent"):
+        found = run_status(runs / "sent")
+    assert (found.state, found.progress, found.left) == ("running", "40/100", "")
+
+
 def test_a_claimed_run_is_running_and_shows_its_step(runs: Path):
     ledger.append(runs / "sent", "start", token="t", pid=1, node="node7")
     append_metrics(runs / "sent", {"step": 40, "steps": 100, "loss": 1.0, "clips_per_s": 16.0})
     append_metrics(runs / "sent", {"step": 40, "steps": 100, "held_out_top1": 0.5})
     (runs / "sent" / "config.json").write_text(json.dumps({"train": {"batch_size": 32}}))
-    program = (
-        "import sys; from pathlib import Path; from sweeps.launching import ledger\n"
-        "with ledger.claim(Path(sys.argv[1])): print('in', flush=True); sys.stdin.read()"
-    )
-    command = [sys.executable, "-c", program, str(runs / "sent")]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
-        holder.stdout.readline()
+    log, waiting = runs / "sent" / "log", "waiting to train for 20 s: process 7 has been timing"
+    said = []
+    with claimed(runs / "sent"):
         found = run_status(runs / "sent")
-        holder.stdin.close()
+        for line in ("", "step 40/100  loss 1.0\n", f"{waiting}\n", "\n"):
+            with open(log, "a") as file:
+                file.write(line)
+            said.append(activity(runs / "sent"))
     assert (found.state, found.attempt, found.node) == ("running", 1, "node7")
     assert (found.progress, found.left) == ("40/100", "0:02:00")
+    assert said == ["40/100", "40/100", f"40/100 {waiting}", f"40/100 {waiting}"]
+    assert activity(runs / "new") == "waiting" and activity(runs / "sent") == "queued slurm:12_3"
 
 
 def test_a_lost_run_says_why(runs: Path):

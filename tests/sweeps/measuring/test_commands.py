@@ -6,8 +6,9 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
-from sweeps.measuring import bounds, options
+from sweeps.measuring import bounds, options, side_by_side
 from sweeps.run_config import MeasureConfig
 
 COMMANDS = {
@@ -170,9 +171,10 @@ def test_largest_batch_without_a_gpu_is_one_line_that_names_no_flag(capsys):
     assert said == "max-batch: the largest batch is searched on a GPU, and this machine has no CUDA device\n"
 
 
-def test_settings_that_torch_refuses_and_memory_that_is_not_there_are_one_line(capsys):
+def test_settings_that_torch_refuses_and_memory_that_is_not_there_are_one_line(capsys, monkeypatch):
     assert call("side-by-side", "dualformer_tiny", *SMALL, "--attention-backend", "cudnn") == 1
-    assert call("side-by-side", "dualformer_tiny", *SMALL, "--batch-size", str(10**12)) == 1
+    monkeypatch.setattr(side_by_side, "random_clip", lambda *_: torch.empty(2**60))
+    assert call("side-by-side", "dualformer_tiny", *SMALL) == 1
     first, second = capsys.readouterr().err.splitlines()
     assert first.startswith("side-by-side: torch refuses: ") and second == "side-by-side: out of memory"
 

@@ -147,6 +147,16 @@ def test_a_file_of_weights_becomes_the_teacher(tmp_path):
     assert all(value.equal(saved.state_dict()[name]) for name, value in loaded.state_dict().items())
 
 
+def test_a_teacher_is_the_set_of_weights_that_is_named(tmp_path):
+    trained = small_model("vivit_base").state_dict()
+    averaged = {name: value + 1 for name, value in trained.items()}
+    torch.save({"model": trained, "model_ema": averaged}, tmp_path / "vivit.pth")
+    values = {"teacher": "vivit_base", "weights": str(tmp_path / "vivit.pth"), "overrides": fields_of("vivit_base")}
+    for name, expected in ((None, trained), ("model_ema", averaged)):
+        loaded = load_teacher(TokenLabelConfig(**values, weight_set=name), small_model("dualformer_tiny").config)
+        assert all(value.equal(expected[key]) for key, value in loaded.state_dict().items())
+
+
 def test_what_a_student_draws_does_not_depend_on_its_teacher(tmp_path):
     torch.save(small_model("vivit_base").state_dict(), tmp_path / "vivit.pth")
     config = TokenLabelConfig(
