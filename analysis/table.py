@@ -1,4 +1,6 @@
-"""Print the results of a grid as a table of a paper: a line for each setting, with intervals, tests and costs.
+"""Print a grid's results as a table of a paper, with intervals.
+
+It has a line for each setting, with tests and costs.
 
     dualformer table GRID [--by FIELD ...] [--against VALUE] [--format md|tex|csv|html] [--columns NAME ...]
 
