@@ -53,7 +53,11 @@ CASES = {
     "dualformer macs vivit": ["vivit_base"],
     "dualformer predict clip.mp4 --model timesformer_d": ["timesformer_divided"],
     "dualformer predict clip.mp4 --num-crops ": ["1", "3"],
-    "dualformer fields train.token_labels.w": ["train.token_labels.weight", "train.token_labels.weights"],
+    "dualformer fields train.token_labels.weight": [
+        "train.token_labels.weight",
+        "train.token_labels.weight_set",
+        "train.token_labels.weights",
+    ],
     "dualformer prepare kin": ["kinetics"],
 }
 
