@@ -29,6 +29,23 @@ def run(config, folder):
     return run_dir, read_result(run_dir)
 
 
+def test_every_pass_of_a_run_has_the_threads_of_its_config(root, tmp_path):
+    seen = {True: set(), False: set()}  # in training mode and not
+
+    def note(module, inputs, output):
+        seen[module.training].add(torch.get_num_threads())
+
+    config = small_config(root, threads=2, measure={"latency": True, "samples": 2, "settled": 1.0})
+    before, hook = torch.get_num_threads(), torch.nn.modules.module.register_module_forward_hook(note)
+    try:
+        _, result = run(config, tmp_path)
+    finally:
+        hook.remove()
+        torch.set_num_threads(before)
+    assert result.status == "ok" and result.roofline_ms > 0
+    assert seen == {True: {2}, False: {2}}
+
+
 def test_a_run_leaves_a_whole_row_with_its_circumstances(root, tmp_path, monkeypatch):
     monkeypatch.setattr(timing, "clock_doubt", lambda *args: "")  # a busy machine rightly makes the times doubtful
     changes = {"measure": {"latency": True, "samples": 3}, "evaluate": {"num_clips": 2, "num_crops": 3}}
