@@ -15,6 +15,7 @@ from dualformer.results.result import read_result
 from sweeps import run as worker
 from sweeps.measuring import timing
 from sweeps.run import execute
+from tests.helpers.planted import FREE
 from tests.helpers.small_run import prepare_run, small_config, write_bright_and_dark
 
 
@@ -116,7 +117,7 @@ def test_a_run_without_training_has_costs_and_no_accuracy(root, tmp_path):
         ({"data": {"root": "nowhere"}}, "nowhere: no such data set"),
         ({"device": "cuda"}, "device is 'cuda' and this machine has none"),
         ({"model": {"num_frames": 50}}, "8 of 8 videos can't be used"),
-        ({"model": {"attention": "XX"}}, "unknown letter 'X'"),
+        ({"model": {"attention": f"L{FREE}"}}, f"unknown letter '{FREE}'"),
         ({"model": {"weights": "gone.pt"}}, "^model.weights: no weights file gone.pt"),
     ],
     ids=["no_data", "no_cuda", "short_videos", "bad_pattern", "no_weights"],
