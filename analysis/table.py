@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from analysis import collect
 from analysis.places import OUTPUT
-from dualformer.arguments import one_line, program
+from dualformer.arguments import one_line, parse_and_run, program
 from dualformer.config import nearest
 from dualformer.results import result, result_set
 from dualformer.results.table import Row, configuration
@@ -111,10 +111,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="dualformer table", description=(__doc__ or "").partition("\n")[0])
-    add_arguments(parser)
-    return run(parser.parse_args(arguments))
+    """Parses the command line and runs it; returns the exit status."""
+    return parse_and_run(sys.modules[__name__], arguments, prog="dualformer table")
 
 
 def from_tables(folders: Iterable[Path], grid: str) -> list[Source]:
