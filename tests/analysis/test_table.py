@@ -288,7 +288,7 @@ def test_own_results_go_before_committed_ones(seeds, tmp_path, monkeypatch, caps
 @pytest.mark.parametrize("form", table.FORMATS)
 @pytest.mark.parametrize("path", sorted(COMMITTED.glob("*/*.csv")), ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_committed_tables_work(path, form, capsys):
-    words = [path.parent.name, "--device", path.stem, "--format", form, "--results", str(COMMITTED)]
+    words = [path.parent.name, "--machine", path.stem, "--format", form, "--results", str(COMMITTED)]
     assert table.main(words) == 0
     text = capsys.readouterr().out
     sheet = json.loads(path.with_suffix(".manifest.json").read_text())
@@ -314,7 +314,7 @@ def test_every_device_has_a_table_and_csv_has_them_in_one(capsys):
         (["--against", "LX"], "--against LX: no such line; did you mean 'LL' or 'LG'?"),
         (["--columns", "latency"], "--columns latency: no such column; did you mean"),
         (["--columns", "pairs"], "--against names a line"),
-        (["--device", "examples-cpu"], "no results on 'examples-cpu'; did you mean 'example-cpu-3000'?"),
+        (["--machine", "examples-cpu"], "no results on 'examples-cpu'; did you mean 'example-cpu-3000'?"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
