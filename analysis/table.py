@@ -258,8 +258,8 @@ def render(pages: Sequence[Page], form: str, names: Sequence[str] = ()) -> str:
 
 
 def _words(given: Iterable[str]) -> list[str]:
-    """Words that were given apart, or with commas between them."""
-    return [word for text in given for word in text.split(",") if word]
+    """Words that were given apart, or with commas between them, each once."""
+    return list(dict.fromkeys(word for text in given for word in text.split(",") if word))
 
 
 def _place(folder: Path) -> str:

@@ -243,7 +243,7 @@ def test_factors_stand_beside_the_whole_label(runs, printed):
 
 
 def test_columns_are_as_chosen(seeds, printed):
-    text = printed(seeds, "--columns", "p,top1", "--columns", "gflops_total", "--against", BASE)
+    text = printed(seeds, "--columns", "p,top1", "--columns", "gflops_total", "p", "--against", BASE)
     assert text.splitlines()[2] == "| attention | p | top-1, % | gflops_total, 10^9 FLOPs |"
 
 
@@ -337,7 +337,10 @@ def test_a_table_that_is_torn_is_refused(seeds, tmp_path, refused, capsys):
     path = tmp_path / "seeds/example-cpu-3000.csv"
     path.write_text(path.read_text().replace("0.55", "high"))
     assert "top1" in refused("seeds", "--results", tmp_path)
-    path.with_suffix(".manifest.json").unlink()
+    sheet = path.with_suffix(".manifest.json")
+    sheet.write_text(json.dumps({**json.loads(sheet.read_text()), "differs": None}))
+    assert "field 'differs' is None, not a list" in refused("seeds", "--results", tmp_path)
+    sheet.unlink()
     assert "is missing" in refused("seeds", "--results", tmp_path)
 
 
