@@ -108,10 +108,18 @@ def value(column: str, text: str) -> Any:
     return found
 
 
+def _home() -> str:
+    """The user's home folder, "" where there is none (no HOME, and a uid without a name)."""
+    try:
+        return str(Path.home())
+    except RuntimeError:
+        return ""
+
+
 def _cell(value: Any) -> Any:
     """A value as text: one line, and `~` for the home folder."""
     if value is None:
         return ""
     if isinstance(value, str):
-        return " ".join(value.replace(str(Path.home()), "~").split())
+        return " ".join((value.replace(home, "~") if (home := _home()) else value).split())
     return json.dumps(value)

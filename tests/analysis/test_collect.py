@@ -208,6 +208,27 @@ def test_a_result_that_is_not_what_it_claims_is_refused(runs, tmp_path, capsys, 
     assert words in capsys.readouterr().err
 
 
+def test_a_table_with_more_finished_runs_is_not_replaced_unless_told(runs, tmp_path, capsys):
+    arguments = ["--runs", str(runs), "--out", str(tmp_path / "out")]
+    assert collect.main(arguments) == 0
+    table, sheet = (tmp_path / "out/ablations" / f"example-cpu-3000{ending}" for ending in (".csv", ".manifest.json"))
+    before = table.read_bytes(), sheet.read_bytes()
+    (runs / "000000000000" / "result.json").unlink()
+    assert collect.main(arguments) == 2
+    assert "has 7 finished runs, and these are 6" in capsys.readouterr().err
+    assert (table.read_bytes(), sheet.read_bytes()) == before
+    assert collect.main([*arguments, "--replace"]) == 0 == collect.main(arguments)
+    assert table.read_bytes() != before[0]
+
+
+def test_a_user_without_a_home_can_collect(runs, tmp_path, monkeypatch):
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr("pathlib.Path.home", homeless)
+    assert collect.main(["--runs", str(runs), "--out", str(tmp_path / "out")]) == 0
+
+
 def test_unknown_grid_suggests_the_nearest(runs, capsys):
     assert collect.main(["--runs", str(runs), "--grid", "ablation.yaml"]) == 2
     assert "did you mean 'ablations'?" in capsys.readouterr().err
@@ -233,7 +254,7 @@ def test_a_table_that_can_not_be_written_leaves_the_old_one(runs, table, monkeyp
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    assert collect.main(["--runs", str(runs), "--out", str(table.parents[1])]) == 2
+    assert collect.main(["--runs", str(runs), "--out", str(table.parents[1]), "--replace"]) == 2
     assert "No space left" in capsys.readouterr().err
     assert table.read_bytes() == before
     assert not list(table.parent.glob(".*"))
