@@ -39,7 +39,6 @@ from filelock import FileLock, Timeout
 from dualformer.data.config import MOTIONS, RELATIONS, SITE_PX, TwoScaleConfig
 from dualformer.data.progress import Progress
 
-FACTORS = {"relation": RELATIONS, "motion": MOTIONS}
 CLASSES = tuple(f"{relation}_{motion}" for relation in RELATIONS for motion in MOTIONS)
 
 MANIFEST = "manifest.csv"

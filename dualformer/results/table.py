@@ -7,6 +7,7 @@ read alike (`False` for false, `8.0` for 8).
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 from collections.abc import Iterable, Mapping
@@ -62,7 +63,7 @@ def lacking(columns: Iterable[str]) -> list[str]:
 
 
 def write(path: Path, rows: list[Row], sheet: Mapping[str, Any]) -> None:
-    """Writes a table and its sheet, each whole or not at all.
+    """Writes a table and its sheet, to which its seal is added (`rows_sha256`), each whole or not at all.
 
     Raises:
         RecordError: a file could not be written.
@@ -72,7 +73,8 @@ def write(path: Path, rows: list[Row], sheet: Mapping[str, Any]) -> None:
     writer.writeheader()
     writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
     write_text(path, text.getvalue())
-    write_json(sheet_path(path), sheet)
+    sealed = seal(_parsed(cells) for cells in csv.DictReader(io.StringIO(text.getvalue())))
+    write_json(sheet_path(path), {**sheet, "rows_sha256": sealed})
 
 
 def read_rows(path: Path) -> tuple[list[Row], list[str]]:
@@ -91,10 +93,14 @@ def read_rows(path: Path) -> tuple[list[Row], list[str]]:
             for number, cells in enumerate(reader, start=1):
                 if cells.pop(None, None):
                     problems.append(f"{path} is not a table: row {number} has more cells than there are columns")
-                rows.append({name: value(name, text) for name, text in cells.items() if text})
+                rows.append(_parsed(cells))
     except (csv.Error, UnicodeDecodeError) as error:
         problems.append(f"{path} is not a table: {error}")
     return rows, problems
+
+
+def _parsed(cells: Mapping[str, str | None]) -> Row:
+    return {name: value(name, text) for name, text in cells.items() if text}
 
 
 def value(column: str, text: str) -> Any:
@@ -109,6 +115,31 @@ def value(column: str, text: str) -> Any:
     if about and about.type is int and isinstance(found, float) and found.is_integer():
         return int(found)
     return found
+
+
+def whole(value: Any) -> Any:
+    """8.0 is 8, as some programs save it."""
+    if isinstance(value, list):
+        return [whole(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def seal(rows: Iterable[Mapping[str, Any]]) -> str:
+    """SHA-256 over every cell of a table, in whichever order, numbers to 12 digits.
+
+    It shows that a cell was changed after the table was made, by accident or by someone who left the sheet alone; it
+    proves nothing about who made both.
+    """
+    lines = sorted(json.dumps({name: _sealed(value) for name, value in row.items()}, sort_keys=True) for row in rows)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _sealed(value: Any) -> Any:
+    """A value as any program that saved the table again would have kept it."""
+    if isinstance(value, list):
+        return [_sealed(item) for item in value]
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return f"{value:.12g}" if is_number else value
 
 
 def _cell(value: Any) -> Any:
