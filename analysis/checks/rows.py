@@ -35,7 +35,7 @@ def check(row: Row, *, allow_disturbed: bool = False) -> Iterator[str]:
     """Everything in a row that can't be together."""
     checks: list[Callable[[Row], Iterator[str]]] = [
         schema, missing_provenance, circumstances, lacks_what_was_asked, has_what_was_not_asked, products, ranges,
-        in_order, whole_videos, accuracies, too_quick, times_disagree, memory,
+        in_order, whole_videos, accuracies, classes, too_quick, times_disagree, memory,
     ]  # fmt: skip
     for each in checks:
         yield from each(row)
@@ -184,28 +184,29 @@ def accuracies(row: Row) -> Iterator[str]:
     With top-1 `a` and calibration error `e` mean confidence is `a - e` at least, so that holds for `2 (1 - a + e)` of
     all videos at most.
     """
-    top1 = row.get("top1")
     error = row.get("calibration_error", 0.0)
     for name in (name for name in row if name.startswith("top1_")):
         if known := numbers(row, "top1", name):
             unsure = 2 * (1 - known[0] + error) if is_number(error) else 1
             if known[0] - known[1] > max(unsure, 0) + CLOSE:
-                yield f"top1 is {known[0]:g}, more than {name} {known[1]:g}: no class is right whose factor is wrong"
-    if known := numbers(row, "chance_top1", "num_classes"):
-        chance, classes = known
-        if chance * classes < 1 - CLOSE:
-            yield f"chance_top1 is {chance:g}, below 1 of {classes} classes"
-        mean = row.get("mean_class_accuracy")
-        balanced = math.isclose(chance * classes, 1, rel_tol=CLOSE)
-        if (
-            balanced
-            and is_number(mean)
-            and is_number(top1)
-            and not math.isclose(mean, top1, rel_tol=1e-6, abs_tol=1e-9)
-        ):
-            yield f"mean_class_accuracy is {mean:g} and top1 {top1:g}, though all classes have as many videos"
+                told = f"top1 is {known[0]:g}, more than {name} {known[1]:g}"
+                yield f"{told}: a class that is told right tells its factors right"
+
+
+def classes(row: Row) -> Iterator[str]:
+    """Scores that this number of classes doesn't allow."""
     if (known := numbers(row, "num_classes", "top5")) and known[0] <= 5:
         yield f"top5 of {known[0]} classes says nothing, and is {known[1]:g}"
+    if not (known := numbers(row, "chance_top1", "num_classes")):
+        return
+    chance, num_classes = known
+    if chance * num_classes < 1 - CLOSE:
+        yield f"chance_top1 is {chance:g}, below 1 of {num_classes} classes"
+    balanced = math.isclose(chance * num_classes, 1, rel_tol=CLOSE)
+    if balanced and (known := numbers(row, "mean_class_accuracy", "top1")):
+        mean, top1 = known
+        if not math.isclose(mean, top1, rel_tol=1e-6, abs_tol=1e-9):
+            yield f"mean_class_accuracy is {mean:g} and top1 {top1:g}, though all classes have as many videos"
 
 
 def too_quick(row: Row) -> Iterator[str]:
@@ -215,8 +216,7 @@ def too_quick(row: Row) -> Iterator[str]:
         if latency < bound:
             yield f"latency {latency:g} ms is below the least time that the machine's ceilings allow, {bound:g} ms"
     if pass_ms := _pass_ms(row):
-        bound = row.get("roofline_ms")
-        if is_number(bound) and pass_ms < bound:
+        for bound in (bound for bound in numbers(row, "roofline_ms") if pass_ms < bound):
             yield f"by its throughput a pass takes {pass_ms:g} ms, below what the machine's ceilings give, {bound:g} ms"
         latency = row["latency_ms_p50"]
         if pass_ms > ASYNCHRONOUS * latency:

@@ -18,9 +18,10 @@ SPEAK_AGAINST = ("throttled", "other processes on the GPU", "bound by the host",
 """Words of flags that speak against a time. Others, such as busy cores beside a CPU, are for the reader to judge."""
 
 MARK = "*"
-"""Stands behind a time that was disturbed, where there is no room for the reason."""
+"""Stands behind a time that was disturbed."""
 
 LEGEND = "hollow: disturbed while it was timed"
+"""Of a figure in which some time was."""
 
 
 def disturbances(row: Mapping[str, Any]) -> list[str]:
@@ -36,6 +37,11 @@ def disturbances(row: Mapping[str, Any]) -> list[str]:
     if row.get("status") == "ok" and isinstance(reason, str) and reason.startswith(WITHHELD):
         return [reason]
     return speaking(flags(row)) if row.get("latency_ms_p50") is not None else []
+
+
+def is_withheld(row: Mapping[str, Any]) -> bool:
+    """Whether a row has no times because the clock must not be believed."""
+    return any(why.startswith(WITHHELD) for why in disturbances(row))
 
 
 def speaking(flags: Iterable[str]) -> list[str]:
