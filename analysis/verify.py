@@ -103,15 +103,23 @@ def verify(
         quick: whether to leave out what needs networks or predictions, and with them torch.
         import_models: whether to build networks by import path, which is code that a row chose.
     """
-    reasons = [*found.problems, *sets.check(found, clean=clean, allow_missing=allow_missing)]
+    reasons = [*found.problems, *_whole(sets.check(found, clean=clean, allow_missing=allow_missing))]
     for row in found.rows:
-        told = [*rows.check(row, allow_disturbed=allow_disturbed)]
+        told = [*_whole(rows.check(row, allow_disturbed=allow_disturbed))]
         if not quick:
-            told += networks.check(row, import_models=import_models)
+            told += _whole(networks.check(row, import_models=import_models))
             folder = found.folders.get(str(row.get("run_id")))
-            told += evidence.check(row, folder) if folder else []
+            told += _whole(evidence.check(row, folder)) if folder else []
         reasons += [f"{row.get('run_id')}: {reason}" for reason in told]
     return reasons
+
+
+def _whole(reasons: Iterator[str]) -> Iterator[str]:
+    """Reasons, and that there may be more where a check fails of what a row holds, which can be anything."""
+    try:
+        yield from reasons
+    except Exception as error:
+        yield f"can't be checked further: {type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def notes(found: ResultSet, *, quick: bool = False, import_models: bool = False) -> Iterator[str]:

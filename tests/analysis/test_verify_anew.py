@@ -113,6 +113,18 @@ def test_a_doctored_table_is_rejected_with_the_reasons_named(sound):
         assert words in told
 
 
+def test_whatever_a_cell_holds_the_others_are_checked(sound):
+    found = read(sound / "out")
+    first, second, third = found.rows
+    third = {**third, "num_views": 99}
+    for name in first:
+        for odd in ("", "x", [], {}, [None], True, -1, 1e308):
+            told = verify.verify(dataclasses.replace(found, rows=[{**first, name: odd}, second, third]), quick=True)
+            assert any("num_views is 99" in reason for reason in told), (name, odd)
+    odd = {**first, "measure.batch_size": "many", "model.overrides.depths": [[]], "train.steps": {}}
+    assert any("num_views is 99" in told for told in verify.verify(dataclasses.replace(found, rows=[odd, third])))
+
+
 def test_identity_by_the_former_rule_is_checked_and_said(sound):
     found = without_seal(read(sound / "out"))
     rows = []
