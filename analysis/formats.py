@@ -85,10 +85,14 @@ def latex(table: Printed) -> str:
 
 def as_html(table: Printed) -> str:
     """Returns a `<table>` and a list of its notes."""
-    heads = "".join(f'<th scope="col">{html.escape(head)}</th>' for head in table.heads)
+    heads = "".join(f'<th scope="col">{_escape_html(head)}</th>' for head in table.heads)
     body = ["<tr>" + "".join(map(_html_cell, line)) + "</tr>" for line in table.lines]
-    notes = ["<ul>", *(f"<li>{html.escape(note)}</li>" for note in table.notes), "</ul>"] if table.notes else []
-    lines = [f"<table>\n<caption>{html.escape(table.caption)}</caption>", f"<thead><tr>{heads}</tr></thead>", "<tbody>"]
+    notes = ["<ul>", *(f"<li>{_escape_html(note)}</li>" for note in table.notes), "</ul>"] if table.notes else []
+    lines = [
+        f"<table>\n<caption>{_escape_html(table.caption)}</caption>",
+        f"<thead><tr>{heads}</tr></thead>",
+        "<tbody>",
+    ]
     text = "\n".join([*lines, *body, "</tbody>\n</table>", *notes])
     return text.encode("ascii", "xmlcharrefreplace").decode()
 
@@ -103,7 +107,7 @@ def as_csv(names: Sequence[str], lines: Sequence[Sequence[Any]]) -> str:
 
 def escape_markdown(text: str) -> str:
     """Text that Markdown shows as it is: underscores within words and brackets that are no link stay readable."""
-    text = re.sub(r"([\\`*<>|~&$#])", r"\\\1", one_line(text))
+    text = re.sub(r"([\\`*<>|~&$#])", r"\\\1", _single(text))
     return re.sub(r"(?<!\w)_|_(?!\w)", r"\\_", text).replace("](", r"]\(").replace("][", r"]\[").replace("![", r"\![")
 
 
@@ -117,7 +121,7 @@ _LATEX = {
 
 def escape_latex(text: str) -> str:
     """Text that LaTeX sets as it is."""
-    return "".join(_LATEX.get(letter, letter) for letter in one_line(text))
+    return "".join(_LATEX.get(letter, letter) for letter in _single(text))
 
 
 def _markdown_cell(cell: Cell) -> str:
@@ -138,10 +142,19 @@ def _latex_line(cells: Sequence[str]) -> str:
 
 
 def _html_cell(cell: Cell) -> str:
-    text = html.escape(cell.text)
-    marks = f"<sup>{html.escape(cell.marks)}</sup>" if cell.marks else ""
+    text = _escape_html(cell.text)
+    marks = f"<sup>{_escape_html(cell.marks)}</sup>" if cell.marks else ""
     return f"<td>{f'<strong>{text}</strong>' if cell.strong else text}{marks}</td>"
 
 
 def _plain(value: Any) -> Any:
-    return one_line(value) if isinstance(value, str) else value
+    return _single(value) if isinstance(value, str) else value
+
+
+def _escape_html(text: str) -> str:
+    return html.escape(_single(text))
+
+
+def _single(text: str) -> str:
+    """Text on one line, as tables of results keep it."""
+    return one_line(" ".join(text.split()))

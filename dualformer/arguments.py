@@ -89,6 +89,8 @@ class Parser(argparse.ArgumentParser):
         return f"'{word}' is no option; did you mean '{close[0]}'?" if close else ""
 
 
+_SHOWN = 40  # characters of a value that is refused
+
 _program: ContextVar[str | None] = ContextVar("program", default=None)
 
 
@@ -143,7 +145,7 @@ def printable(text: str) -> str:
 def positive(text: str) -> int:
     """A positive whole number."""
     if not (text.isascii() and text.isdecimal()) or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
+        raise argparse.ArgumentTypeError(f"{text[:_SHOWN]!r} is not a positive whole number")
     return int(text)
 
 
@@ -151,7 +153,7 @@ def positive_number(text: str) -> float:
     """A finite number above 0."""
     value = _number(text)
     if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+        raise argparse.ArgumentTypeError(f"{text[:_SHOWN]!r} is not a number above 0")
     return value
 
 
@@ -159,7 +161,7 @@ def seconds(text: str) -> float:
     """A positive number of seconds."""
     value = _number(text)
     if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number of seconds")
+        raise argparse.ArgumentTypeError(f"{text[:_SHOWN]!r} is not a positive number of seconds")
     return value
 
 
@@ -167,7 +169,7 @@ def share(text: str) -> float:
     """A share, from 0 to 1."""
     value = _number(text)
     if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a share from 0 to 1")
+        raise argparse.ArgumentTypeError(f"{text[:_SHOWN]!r} is not a share from 0 to 1")
     return value
 
 

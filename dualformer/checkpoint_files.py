@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import json
 import pickle
 import re
 import zipfile
@@ -25,6 +24,7 @@ from torch import Tensor, nn
 
 from dualformer.config import nearest
 from dualformer.errors import first_line
+from dualformer.results.files import parse
 from dualformer.results.layout import WEIGHTS_SUFFIXES
 
 State = dict[str, Tensor]
@@ -255,7 +255,7 @@ def _open_torch(path: Path) -> Any:
 def _open_parts(index: Path) -> State:
     """The entries of all files that an index names. They lie beside it: a path elsewhere is refused."""
     try:
-        parts = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        parts = parse(index.read_text(encoding="utf-8"))["weight_map"]
         names = sorted(set(parts.values()))
     except (ValueError, KeyError, TypeError, AttributeError):
         raise WeightsError(f"{index} is no index of weights: it has no 'weight_map' from entry to file") from None

@@ -33,6 +33,7 @@ from dualformer.data.config import TIME_LIMIT_S
 from dualformer.data.decoders import chosen_decoder, decoder_versions
 from dualformer.data.progress import Progress
 from dualformer.data.reader import VideoError, VideoInfo, inspect_video, too_slow
+from dualformer.results.files import parse
 
 INSPECTION_VERSION = 5  # raise it when an unchanged file would be judged differently: what is recorded is then void
 _NAME_SHOWN = 60  # characters of a folder's name in that of its record, which a file system lets have 255 bytes
@@ -198,8 +199,8 @@ def _load(record: Path) -> dict[tuple[str, str], _Line]:
     lines = {}
     for text in read_record(record).splitlines():
         try:
-            line = _Line(**json.loads(text))
-        except (ValueError, TypeError, RecursionError):
+            line = _Line(**parse(text))
+        except (ValueError, TypeError):
             continue  # cut off when a process was killed: that file is inspected again
         lines[line.file, line.decoder] = line
     return lines

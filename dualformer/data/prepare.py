@@ -31,7 +31,7 @@ from dualformer.data.inspection import inspect_all, opened_record, read_record, 
 from dualformer.data.manifest import read_manifest, shortened
 from dualformer.data.progress import Progress
 from dualformer.data.reader import VideoError, VideoInfo
-from dualformer.results.files import inert
+from dualformer.results.files import inert, parse
 
 COLUMNS = ("file", "label", "class_index", "split", "group", "frames", "seconds", "bytes", "sha256")
 """Of the manifest; `split` and `group` (the recording) only where the format knows them.
@@ -264,8 +264,8 @@ def _load(record: Path) -> dict[str, tuple[list[int], str]]:
     known = {}
     for text in read_record(record).splitlines():
         try:
-            file, key, sha256 = json.loads(text)
+            file, key, sha256 = parse(text)
+            known[file] = (key, sha256)
         except (ValueError, TypeError):
             continue  # cut off when a process was killed: that file is hashed again
-        known[file] = (key, sha256)
     return known

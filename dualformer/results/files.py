@@ -105,7 +105,7 @@ def write_bytes(path: Path, content: bytes | memoryview, check: Callable[[Path],
             temporary.unlink(missing_ok=True)
 
 
-def parse(text: str) -> Any:
+def parse(text: str | bytes) -> Any:
     """Returns what a JSON text says.
 
     Raises:

@@ -15,6 +15,7 @@ from dualformer.data.files import DataError, is_hidden
 from dualformer.data.formats.listing import Source
 from dualformer.data.formats.names import join
 from dualformer.data.manifest import SPLITS
+from dualformer.results.files import parse
 
 FIRST_FOLD = 1
 
@@ -97,9 +98,11 @@ def entries(path: Path, content: Any, *fields: str) -> Iterator[tuple[str, dict[
 def read_json(path: Path) -> Any:
     """What a JSON file holds."""
     try:
-        return json.loads(read_text(path))
+        return parse(read_text(path))
     except json.JSONDecodeError as error:
         raise DataError(f"{path}, line {error.lineno}: not valid JSON: {error.msg}") from None
+    except ValueError as error:
+        raise DataError(f"{path}: not valid JSON: {error}") from None
 
 
 def lines_of(path: Path) -> list[tuple[str, str]]:

@@ -38,7 +38,7 @@ def clip_at(source: Source, name: str) -> str | None:
     name = os.path.normpath(name)
     suffixes = [""] if source.rawframes or Path(name).suffix.lower() in VIDEO_SUFFIXES else ["", *VIDEO_SUFFIXES]
     for suffix in sorted(suffixes):
-        if (source.videos / (name + suffix)).exists():
+        if os.path.exists(source.videos / (name + suffix)):  # a name may be longer than any file's
             return Path(name + suffix).as_posix()
         if other := same_in_unicode(source.videos / (name + suffix)):
             return Path(os.path.relpath(other, source.videos)).as_posix()

@@ -47,7 +47,7 @@ contents = st.one_of(
     plain.map(lambda value: json.dumps(value).encode()),
     st.binary(max_size=60),
     st.text(',"\n\r;\t ab01', max_size=60).map(str.encode),
-    st.sampled_from([b"", b"\xff\xfe", b"[" * 20_000, b'"' * 1001, b"file,label\n" + b"a.mp4,a\n" * 20_000]),
+    st.sampled_from([b"", b"\xff\xfe", b"[" * 2000, b'"' * 1001, b"file,label\n" + b"a.mp4,a\n" * 500]),
 )
 
 

@@ -35,17 +35,14 @@ fields = st.sampled_from(
     [*FIELDS, "sed", "model", "train.token_labels", "a.b.c.d", "model.overrides.depths", ".", "a..b"]
 )
 some_fields = st.dictionaries(fields, values, max_size=3)
-some_axes = st.lists(values, max_size=4) | st.dictionaries(words, some_fields, max_size=3)
+axes = st.dictionaries(
+    fields | words, st.lists(values, max_size=4) | st.dictionaries(words, some_fields, max_size=3), max_size=3
+)
 grids = st.fixed_dictionaries(
     {},
-    optional={
-        "description": scalars,
-        "base": some_fields | values,
-        "axes": st.dictionaries(fields | words, some_axes, max_size=3),
-        "rows": st.lists(some_fields, max_size=3) | values,
-        "row": values,
-    },
-)  # fmt: skip
+    optional={"description": scalars, "base": some_fields | values, "axes": axes, "row": values}
+    | {"rows": st.lists(some_fields, max_size=3) | values},
+)
 texts = st.one_of(
     grids.map(json.dumps),
     grids.map(yaml.safe_dump),
