@@ -6,16 +6,14 @@ number or a text in each cell and a header of names with units.
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import html
-import io
 import re
 from collections.abc import Sequence
 from typing import Any
 
 from dualformer.arguments import one_line
-from dualformer.results.files import inert
+from dualformer.results.files import csv_text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,10 +97,7 @@ def as_html(table: Printed) -> str:
 
 def as_csv(names: Sequence[str], lines: Sequence[Sequence[Any]]) -> str:
     """Returns a table of plain values, None being empty."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerows([inert(_plain(value)) for value in line] for line in (names, *lines))
-    return text.getvalue().rstrip("\n")
+    return csv_text(map(_plain, line) for line in (names, *lines)).rstrip("\n")
 
 
 def escape_markdown(text: str) -> str:

@@ -30,6 +30,7 @@ from analysis.places import OUTPUT
 from dualformer.arguments import one_line, parse_and_run, program
 from dualformer.config import nearest
 from dualformer.results import result, result_set
+from dualformer.results.layout import TABLE
 from dualformer.results.table import Row, configuration
 
 if TYPE_CHECKING:
@@ -130,12 +131,12 @@ def from_tables(folders: Iterable[Path], grid: str) -> list[Source]:
 
     folders = list(folders)
     for folder in folders:
-        if paths := sorted((folder / grid).glob("*.csv")):
+        if paths := sorted((folder / grid).glob(f"*{TABLE}")):
             found = [result_set.read_table(path) for path in paths]
             if problems := [problem for one in found for problem in one.problems]:
                 raise LoadError("; ".join(problems))
             return [(load_table(one.source).sheet, one.rows) for one in found]
-    known = {path.parent.name for folder in folders for path in folder.glob("*/*.csv")}
+    known = {path.parent.name for folder in folders for path in folder.glob(f"*/*{TABLE}")}
     places = " or ".join(dict.fromkeys(map(_place, folders)))
     raise TableError(f"no table of grid '{grid}' in {places}" + (nearest(grid, known) if known else ": no tables"))
 
