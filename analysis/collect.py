@@ -1,4 +1,6 @@
-"""Turn a folder of runs into tables to commit: one CSV per grid and device, with its sheet beside it.
+"""Turn run folders into one table per grid and device.
+
+Tables are to be committed, each with its sheet beside it.
 
     python analysis/collect.py --runs runs [--grid NAME ...] [--out analysis/results] [--allow-mixed-code]
 
@@ -28,12 +30,12 @@ if __name__ == "__main__":
     sys.path[0] = str(ROOT)
 
 from analysis.places import OUTPUT  # noqa: E402
-from dualformer.arguments import parse_and_run, program  # noqa: E402
+from dualformer.arguments import parse_and_run, printable, program  # noqa: E402
 from dualformer.config import nearest  # noqa: E402
 from dualformer.results import provenance, result_set, table  # noqa: E402
 from dualformer.results.code import Files, mixed_code  # noqa: E402
 from dualformer.results.files import read_object, utc_now  # noqa: E402
-from dualformer.results.layout import CONFIG, LAUNCH_RECORD, PROVENANCE, RESULT  # noqa: E402
+from dualformer.results.layout import CONFIG, LAUNCH_RECORD, PROVENANCE, RESULT, TABLE  # noqa: E402
 from dualformer.results.result import MISSING, ROW_STATUSES, SCHEMA_VERSION  # noqa: E402
 from dualformer.results.table import Row  # noqa: E402
 
@@ -43,6 +45,8 @@ CODE = provenance.PREFIX + "code"
 DIRTY = provenance.PREFIX + "dirty"
 
 Sheet = dict[str, Any]
+
+_LONGEST_SLUG = 100
 
 
 class CollectError(Exception):
@@ -78,11 +82,11 @@ def run(options: argparse.Namespace) -> int:
             raise CollectError(f"no run of {', '.join(tables)} in '{options.runs}' has finished yet")
         for name, pairs in tables.items():
             for sheet, rows in pairs:
-                print(f"{write(options.out, sheet, rows)}: {_summary(rows)}")
+                print(printable(f"{write(options.out, sheet, rows)}: {_summary(rows)}"))
             if not pairs:
                 print(f"{name}: none of its runs has finished, no table written")
     except (CollectError, OSError) as error:
-        print(f"{program('collect')}: {error}", file=sys.stderr)
+        print(f"{program('collect')}: {printable(str(error))}", file=sys.stderr)
         return 2
     return 0
 
@@ -98,7 +102,7 @@ def find_records(runs: Path, names: Iterable[str] = ()) -> list[dict[str, Any]]:
     Raises:
         CollectError: no launch record, an unreadable one, or an unknown name.
     """
-    paths = {path.name.removesuffix(LAUNCH_RECORD): path for path in sorted(runs.glob(f"*{LAUNCH_RECORD}"))}
+    paths = {path.name.removesuffix(LAUNCH_RECORD): path for path in sorted(runs.glob(f"[!.]*{LAUNCH_RECORD}"))}
     if not paths:
         raise CollectError(f"no grid was launched into '{runs}': it has no *{LAUNCH_RECORD}")
     wanted = [Path(name).name.removesuffix(".yaml") for name in names] or list(paths)
@@ -113,10 +117,10 @@ def _record(path: Path) -> dict[str, Any]:
         record = read_object(path)
     except ValueError as error:
         raise CollectError(f"not a launch record: {error}") from None
-    listed = record.get("runs")
-    if not isinstance(listed, list) or not all(isinstance(run, dict) and "run_id" in run for run in listed):
+    listed = result_set.listed_runs(record)
+    if not isinstance(record.get("runs"), list) or len(listed) < len(record["runs"]):
         raise CollectError(f"'{path}' is not a launch record: it has no list 'runs' of objects with a 'run_id'")
-    return record
+    return {**record, "runs": listed}
 
 
 def collect(runs: Path, record: Mapping[str, Any], allow_mixed_code: bool = False) -> list[tuple[Sheet, list[Row]]]:
@@ -131,18 +135,25 @@ def collect(runs: Path, record: Mapping[str, Any], allow_mixed_code: bool = Fals
     if all(row["status"] == MISSING for row in rows):
         return []
     devices = sorted({row[DEVICE] for row in rows if row.get(DEVICE)}) or ["unknown device"]
+    if twice := [
+        device for device in devices if sum(device_slug(device) == device_slug(other) for other in devices) > 1
+    ]:
+        raise CollectError(
+            f"devices {' and '.join(map(repr, twice))} would share a table's name, {device_slug(twice[0])}"
+        )
     tables = [(device, [row for row in rows if row.get(DEVICE) in (device, None)]) for device in devices]
     return [(_sheet(record, device, members, codes, allow_mixed_code), members) for device, members in tables]
 
 
 def device_slug(name: str) -> str:
     """File name of a device: `NVIDIA H200` -> `nvidia-h200`."""
-    return re.sub(r"[^a-z0-9]+", "-", re.sub(r"\((r|tm)\)", "", name.lower())).strip("-")
+    slug = re.sub(r"[^a-z0-9]+", "-", re.sub(r"\((r|tm)\)", "", name.lower())).strip("-")
+    return slug[:_LONGEST_SLUG].strip("-") or "unknown-device"
 
 
 def write(out: Path, sheet: Mapping[str, Any], rows: list[Row]) -> Path:
     """Writes the table and its sheet, each whole or not at all; returns the table's path."""
-    path = out / sheet["grid"] / f"{sheet['device']}.csv"
+    path = out / sheet["grid"] / f"{sheet['device']}{TABLE}"
     path.parent.mkdir(parents=True, exist_ok=True)
     table.write(path, rows, sheet)
     return path

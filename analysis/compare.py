@@ -1,4 +1,6 @@
-"""Say which of two result sets is quicker, smaller or better, run by run.
+"""Compare two sets of results, run by run.
+
+Says which is quicker, smaller or better.
 
     dualformer compare A B [--metric FIELD] [--across FIELD ...]
 
@@ -23,11 +25,9 @@ import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from dualformer.arguments import parse_and_run, program
+from dualformer.arguments import parse_and_run, printable, program
 from dualformer.config import nearest
 from dualformer.results import result_set, statistics
 from dualformer.results.result import metrics, of_kind
@@ -35,6 +35,9 @@ from dualformer.results.result_set import ResultSetError, is_number
 from dualformer.results.statistics import LEVEL
 from dualformer.results.table import Row, configuration
 from sweeps.run_config import irrelevant_fields
+
+if TYPE_CHECKING:
+    import numpy as np
 
 LATENCY = "latency_ms_p50"
 
@@ -47,6 +50,8 @@ CONDITIONS = {
     "measurement": ("provenance.measurement_version",),
 }
 """What numbers depend on beside the network: the name that `--across` takes -> its fields, the first of which says."""
+
+_SHOWN = 160  # characters of a reason
 
 ONE_VALUE = ("device", "schema", "measurement")
 """Conditions of which a comparison holds one value only: no configuration would tell its rows apart."""
@@ -122,19 +127,27 @@ def run(options: argparse.Namespace) -> int:
         a, b = read_side(options.a), read_side(options.b)
         pairs, left_out = compare(a, b, options.metric, options.across)
     except (CompareError, ResultSetError, OSError) as error:
-        print(f"{program('compare')}: {error}", file=sys.stderr)
+        print(printable(f"{program('compare')}: {error}"), file=sys.stderr)
         return 2
     for letter, side in (("A", a), ("B", b)):
         commits = result_set.values(side.rows, "provenance.commit")
-        print(f"{letter}: {side.name}, {len(side.rows)} rows, commit {', '.join(map(str, commits)) or 'unknown'}")
-    print("\n".join(table(pairs, options.metric)))
+        print(
+            printable(
+                f"{letter}: {side.name}, {len(side.rows)} rows, commit {', '.join(map(str, commits)) or 'unknown'}"
+            )
+        )
+    print(printable("\n".join(table(pairs, options.metric))))
     for pair in pairs:
         for flag in pair.disturbed:
-            print(f"disturbed: {pair.label}: {flag}")
+            print(printable(f"disturbed: {pair.label}: {flag}"))
         if pair.edited:
-            print(f"note: {pair.label}: not the same network in A and B, since a default of the model was edited")
+            print(
+                printable(
+                    f"note: {pair.label}: not the same network in A and B, since a default of the model was edited"
+                )
+            )
     for reason in left_out:
-        print(f"left out: {reason}")
+        print(printable(f"left out: {reason}"))
     return 0
 
 
@@ -178,6 +191,8 @@ def compare(a: Side, b: Side, metric: str = LATENCY, across: Iterable[str] = ())
         CompareError: the sets differ in a condition that `across` doesn't name, a row has several partners, `across`
             names nothing, or there is no pair at all.
     """
+    import numpy as np  # here, so that --help doesn't wait for it
+
     across = list(across)
     _refuse_mixed(a, b, across)
     joined, left_out = _join(a, b, _fields(a, b, across))
@@ -330,7 +345,7 @@ def _why(row: Row) -> str:
 def _no_pair(a: Side, b: Side, joined: Sequence[Any], left_out: Sequence[str], metric: str) -> str:
     """Why nothing is left to compare."""
     if joined:
-        return f"no pair has {metric}: {'; '.join(left_out[:10])}"
+        return f"no pair has {metric}: {'; '.join(reason[:_SHOWN] for reason in left_out[:10])}"
     names = sorted({name for row in [*a.rows, *b.rows] for name in _chosen(row)})
     differing = [name for name in names if result_set.values(a.rows, name) != result_set.values(b.rows, name)]
     return f"no run of A has the configuration of one of B; they differ in {', '.join(differing)} (see --across)"

@@ -12,7 +12,8 @@ from typing import Any
 import pandas as pd
 
 from dualformer.results import table as results_table
-from dualformer.results.files import read_object
+from dualformer.results.files import plain, read_object
+from dualformer.results.layout import SHEET, TABLE
 from dualformer.results.result import ROW_STATUSES, SCHEMA_VERSION, fields
 
 FOLDER = Path(__file__).resolve().parent
@@ -65,7 +66,7 @@ def load_grid(grid: str, folders: Sequence[Path] = ()) -> list[Table]:
         LoadError: a table is there and can't be trusted.
     """
     for folder in folders or results_folders():
-        paths = sorted((folder / grid).glob("*.csv"))
+        paths = sorted((folder / grid).glob(f"*{TABLE}"))
         if paths:
             return [load_table(path) for path in paths]
     print(f"There are no results of grid '{grid}', so what they would show is left out.")
@@ -79,7 +80,7 @@ def load_table(path: Path) -> Table:
         LoadError: names the file and what is wrong with it.
     """
     sheet = _sheet(results_table.sheet_path(path))
-    frame = _typed(path, pd.read_csv(path, dtype=str, keep_default_na=False, na_values=[""]))
+    frame = _typed(path, _text(path))
     if list(frame["run_id"]) != sheet["expected"]:
         raise LoadError(f"{path}: its runs are not the {len(sheet['expected'])} that its sheet expects, in order")
     return Table(frame, sheet, hashlib.sha256(path.read_bytes()).hexdigest()[:12])
@@ -105,7 +106,24 @@ def _sheet(path: Path) -> dict[str, Any]:
     absent = [name for name in SHEET_FIELDS if name not in sheet]
     if absent:
         raise LoadError(f"{path} lacks the field(s) {', '.join(absent)}")
+    for name in ("grid", "device", "device_name"):
+        if not isinstance(sheet[name], str):
+            raise LoadError(f"{path}: '{name}' is no text")
+    for name in ("commits", "expected", "finished", "missing", "differs"):
+        if not isinstance(sheet[name], list) or not all(isinstance(item, str) for item in sheet[name]):
+            raise LoadError(f"{path}: '{name}' is no list of text")
+    if path.name != f"{sheet['device']}{SHEET}":  # figures are named by it
+        raise LoadError(f"{path}: it is the sheet of device '{sheet['device']}'")
     return sheet
+
+
+def _text(path: Path) -> pd.DataFrame:
+    """The cells of a table, as text."""
+    try:
+        cells = pd.read_csv(path, dtype=str, keep_default_na=False, na_values=[""])
+    except (ValueError, pd.errors.ParserError) as error:
+        raise LoadError(f"{path} is not a table: {' '.join(str(error).split())[:200]}") from None
+    return cells.rename(columns=plain).map(plain, na_action="ignore")
 
 
 def _typed(path: Path, text: pd.DataFrame) -> pd.DataFrame:

@@ -1,4 +1,6 @@
-"""Make every figure and the report again from result files, by executing each notebook in a fresh kernel.
+"""Draw all figures and the report from the tables.
+
+Each notebook is executed in a fresh kernel.
 
     python analysis/regenerate.py [--results DIR ...] [--figures DIR] [--report FILE]
 
@@ -22,6 +24,7 @@ if __name__ == "__main__":
 
 from analysis.places import OUTPUT  # noqa: E402
 from dualformer.arguments import parse_and_run, program  # noqa: E402
+from dualformer.results.files import write_text  # noqa: E402
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -69,7 +72,7 @@ def run(options: argparse.Namespace) -> int:
         return 2
     executed = [report.execute(path, folders, figures) for path in sorted(report.NOTEBOOKS.glob("*.ipynb"))]
     page.parent.mkdir(parents=True, exist_ok=True)
-    page.write_text(report.render(executed, results), encoding="utf-8")
+    write_text(page, report.render(executed, results))
     kinds = [part.kind for parts in executed for part in parts]
     print(f"Look at {page} ({kinds.count('image')} figure(s), also as PNG and SVG in {figures})")
     return int("failure" in kinds)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import nbformat
 
 from analysis import load, tables
 from analysis.drawing import canvas
+from dualformer.results.layout import TABLE
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "analysis" / "notebooks"
@@ -25,12 +26,21 @@ TITLE = "Space-time attention for video: accuracy and cost"
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """One piece of the report: a `heading`, `paragraph`, `note`, `image` (base64 PNG), `table` (HTML) or `failure`."""
+    """One piece of the report: a `heading`, `paragraph`, `note`, `image` (base64 PNG), `table` or `failure`.
+
+    Attributes:
+        kind: which of these.
+        text: its words, as plain text; a table's caption; an image's data.
+        alt: what an image shows.
+        level: of a heading.
+        rows: of a table, the header first.
+    """
 
     kind: str
     text: str
     alt: str = ""
     level: int = 0
+    rows: tuple[tuple[str, ...], ...] = ()
 
 
 def load_all(folders: Sequence[Path]) -> list[load.Table]:
@@ -39,7 +49,7 @@ def load_all(folders: Sequence[Path]) -> list[load.Table]:
     Raises:
         LoadError: one of them can't be trusted.
     """
-    grids = sorted({path.parent.name for folder in folders for path in folder.glob("*/*.csv")})
+    grids = sorted({path.parent.name for folder in folders for path in folder.glob(f"*/*{TABLE}")})
     return [table for grid in grids for table in load.load_grid(grid, folders)]
 
 
@@ -99,14 +109,48 @@ def _parts(cell: nbformat.NotebookNode) -> Iterator[Part]:
             alt = output.metadata.get("image/png", {}).get("alt", "")
             yield Part("image", data["image/png"].replace("\n", ""), alt=alt)
         elif "text/html" in data:
-            table = data["text/html"]
-            yield Part("table", table) if "<td" in table else Part("note", _nothing(table))
+            yield table_of(data["text/html"])
 
 
-def _nothing(table: str) -> str:
-    """What to say of a table without rows, which looks like one that is broken."""
-    caption = re.search(r"<caption>(.*?)</caption>", table)
-    return f"{caption.group(1)}: none" if caption else "none"
+def table_of(html: str) -> Part:
+    """Returns a table of a notebook as plain text, from which the page makes its own; names can't bring elements along.
+
+    One without rows is said in words, since it would look like one that is broken.
+    """
+    reader = _TableReader()
+    reader.feed(html)
+    reader.close()
+    if len(reader.rows) > 1:
+        return Part("table", reader.caption, rows=tuple(map(tuple, reader.rows)))
+    return Part("note", f"{reader.caption}: none" if reader.caption else "none")
+
+
+class _TableReader(HTMLParser):
+    """The text of a table: `caption`, and `rows` of cells."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.caption = ""
+        self.rows: list[list[str]] = []
+        self._inside = ""
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        if tag == "tr":
+            self.rows.append([])
+        elif tag in ("td", "th") and self.rows:
+            self.rows[-1].append("")
+        if tag in ("td", "th", "caption"):
+            self._inside = tag
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == self._inside:
+            self._inside = ""
+
+    def handle_data(self, data: str) -> None:
+        if self._inside == "caption":
+            self.caption += data
+        elif self._inside and self.rows and self.rows[-1]:
+            self.rows[-1][-1] += data
 
 
 def _without_empty_headings(parts: Sequence[Part]) -> list[Part]:

@@ -118,7 +118,7 @@ def accuracy_table(frame: pd.DataFrame) -> pd.DataFrame:
         if column in frame and frame[column].notna().any():
             rows[f"{column} %"] = [f"{100 * value:.1f}" if pd.notna(value) else "" for value in frame[column]]
     for column in ("params_m", "gmacs_per_view", "latency_ms_p50", "peak_mem_gib"):
-        rows[column] = [_digits(value) if pd.notna(value) else "" for value in frame[column]]
+        rows[column] = [digits(value) if pd.notna(value) else "" for value in frame[column]]
     return pd.DataFrame({**rows, "run_id": frame["run_id"]})
 
 
@@ -210,7 +210,7 @@ def _plain(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _digits(value: float, count: int = 3) -> str:
+def digits(value: float, count: int = 3) -> str:
     """The first digits of a positive number that say anything: no 0.00, and no powers of ten."""
     before_point = math.floor(math.log10(value)) + 1 if value > 0 else 1
     return f"{value:.{max(0, count - before_point)}f}"

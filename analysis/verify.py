@@ -1,4 +1,4 @@
-"""Say everything that speaks against a result set.
+"""Tell everything that speaks against a set of results.
 
     dualformer verify RESULTS
 
@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dualformer.arguments import parse_and_run, program
+from dualformer.arguments import parse_and_run, printable, program
 from dualformer.results import result_set, table
 from dualformer.results.code import mixed_code
 from dualformer.results.provenance import CIRCUMSTANCES
@@ -56,15 +56,15 @@ def run(options: argparse.Namespace) -> int:
     try:
         sets = result_set.read(options.results)
     except (ResultSetError, OSError) as error:
-        print(f"{program('verify')}: {error}", file=sys.stderr)
+        print(printable(f"{program('verify')}: {error}"), file=sys.stderr)
         return 2
     status = 0
     for found in sets:
         reasons = verify(found, clean=options.clean, allow_disturbed=options.allow_disturbed)
         for reason in reasons:
-            print(f"{found.source}: {reason}")
+            print(printable(f"{found.source}: {reason}"))
         verdict = f"rejected, {len(reasons)} reasons" if reasons else "nothing speaks against it"
-        print(f"{found.source}: {len(found.rows)} rows: {verdict}")
+        print(printable(f"{found.source}: {len(found.rows)} rows: {verdict}"))
         status = 1 if reasons else status
     return status
 

@@ -21,6 +21,7 @@ from typing import Literal
 import torch
 from einops import rearrange, repeat
 from torch import Tensor, nn
+from torch.nn import functional
 
 from dualformer.checkpoint_files import State
 from dualformer.layers import Block, check_clip, drop_path_rates, init_linear, run_block
@@ -283,7 +284,8 @@ class DividedBlock(Block):
             gains.append(out[:1])
             seen.append(frame + out[1:])
         tokens = torch.cat([cls + sum(gains) / self.num_frames, *seen])
-        return tokens + self.mlp(self.norm2(tokens))
+        hidden = functional.gelu(self.mlp.fc1(self.norm2(tokens)), approximate=self.mlp.gelu)
+        return tokens + self.mlp.fc2(hidden)
 
 
 def _alone(attention: SelfAttention, tokens: Tensor) -> Tensor:

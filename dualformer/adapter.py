@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from dualformer.config import ConfigError
+from dualformer.errors import first_line
 from dualformer.model_config import ModelConfig
 from dualformer.model_contract import LacksPartError
 from dualformer.modes import evaluating
@@ -286,7 +287,7 @@ def _pass(network: nn.Module, clip_shape: Sequence[int], call: Call | None) -> t
         with evaluating(network), torch.no_grad(), torch.random.fork_rng(devices=[]), _recorded(network) as outputs:
             return _logits(network, clip, call), outputs
     except Exception as error:
-        first = str(error).strip().partition("\n")[0] or type(error).__name__
+        first = first_line(error)
         hint = "" if call else "; where it wants clips in another form, give adapt(..., call=lambda module, clip: ...)"
         shape = list(clip.shape)
         raise ConfigError(f"{type(network).__name__} can't take clips {shape}: {first}{hint}") from error

@@ -30,8 +30,10 @@ class HelpFormatter(argparse.HelpFormatter):
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         text, default = action.help, action.default
-        if text is None or "default" in text or default in (None, False, argparse.SUPPRESS) or default in ([], ()):
+        if text is None or "default" in text or default in (None, argparse.SUPPRESS):
             return text
+        if default is False or default in ([], ()):
+            return f"{text} (default: {'off' if default is False else 'none'})"
         shown = " ".join(map(str, default)) if isinstance(default, (list, tuple)) else str(default)
         return f"{text} (default: {shown.replace('%', '%%')})"
 
@@ -130,8 +132,12 @@ def parse_and_run(
 
 def one_line(text: str) -> str:
     """Returns a message without line breaks and without characters that a terminal would act on."""
-    joined = "; ".join(line.strip() for line in str(text).splitlines() if line.strip())
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in joined)
+    return printable("; ".join(line.strip() for line in str(text).splitlines() if line.strip()))
+
+
+def printable(text: str) -> str:
+    """Returns a text with escapes for the characters that a terminal would act on, line breaks apart."""
+    return "".join(letter if letter.isprintable() or letter == "\n" else repr(letter)[1:-1] for letter in text)
 
 
 def positive(text: str) -> int:

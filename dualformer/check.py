@@ -1,4 +1,6 @@
-"""Check one model or attention: its twin, its contract, its cost, and a short benchmark.
+"""Hold a model or an attention to its twin, contract and cost.
+
+A short benchmark comes last.
 
     dualformer check dualformer_tiny
     dualformer check my_models:convnet --num-frames 8 --crop-size 64 --set width=8
@@ -17,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from dualformer.arguments import add_assignments, assigned, parse_and_run, positive
+from dualformer.errors import kind_and_line
 
 if TYPE_CHECKING:
     from dualformer.checking import Finding
@@ -85,7 +88,7 @@ def _speed_of_letter(letter: str) -> Finding:
         x = tokens(module, batch=1)
         median_ms, passes = quick_median_ms(lambda: module(x))
     except Exception as error:
-        return Finding("speed", False, f"{type(error).__name__}: {error}".splitlines()[0])
+        return Finding("speed", False, kind_and_line(error))
     told = f"{median_ms:.3g} ms, the median of only {passes} passes on 8x14x14 tokens of 96 channels"
     return Finding("speed", True, f"{told} on this CPU with {torch.get_num_threads()} threads: nothing to compare by")
 

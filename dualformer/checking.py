@@ -16,11 +16,13 @@ from torch import Tensor, nn
 
 from dualformer.attention import find
 from dualformer.attention.base import Attention, Place
+from dualformer.errors import kind_and_line
 from dualformer.layers import Size
 from dualformer.macs import count_macs
 from dualformer.model_config import ModelConfig
 from dualformer.modes import evaluating
 from dualformer.reference import naive, num_twins
+from dualformer.tracing import shared_functions
 
 GRIDS: Mapping[str, Size] = {
     "even": (4, 6, 6),
@@ -92,9 +94,9 @@ def twin_errors(module: nn.Module, x: Tensor) -> dict[str, float]:
         largest value of the output, or of all gradients.
     """
     with evaluating(module):
-        fast = _output_and_gradients(module, x)
-        with naive(module):
+        with naive(module):  # first, so that it has nothing of the fast path to go by
             slow = _output_and_gradients(module, x)
+        fast = _output_and_gradients(module, x)
     scales = {"output": _largest([slow["output"]])}
     gradients = _largest(value for name, value in slow.items() if name != "output")
     return {name: ((fast[name] - slow[name]).abs().max() / scales.get(name, gradients)).item() for name in slow}
@@ -147,28 +149,67 @@ def every_build(letter: str, grids: Iterable[str] = GRIDS) -> Iterator[tuple[str
 
 
 def check_options(letter: str) -> str:
-    """Every option is tried by an example, so that no other check can miss one."""
+    """Every option is tried by an example, so that no other check can miss one, and changes something there."""
     cls = find(letter)
-    defaults = {field.name: field.default for field in dataclasses.fields(cls.Options)}
+    defaults = _defaults(cls)
     tried = {name: [fields[name] for fields in cls.examples.values() if name in fields] for name in defaults}
     missing = [name for name, default in defaults.items() if all(value == default for value in tried[name])]
     if missing:
         raise CheckError(f"no example gives {' or '.join(missing)} another value than the default")
+    for example, fields in cls.examples.items():
+        for name, default in defaults.items():
+            if fields.get(name, default) != default and not _changes_anything(letter, fields, name):
+                raise CheckError(f"{example}: {name} {fields[name]!r} gives what the default {default!r} gives")
     return f"options: {', '.join(defaults) or 'none'}; examples: {', '.join(cls.examples)}"
 
 
+def _defaults(cls: type[Attention]) -> dict[str, Any]:
+    """The default of each option."""
+    return {
+        field.name: field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        for field in dataclasses.fields(cls.Options)
+    }
+
+
+@torch.no_grad()
+def _changes_anything(letter: str, fields: Mapping[str, Any], option: str) -> bool:
+    """Whether an option of an example, in place of its default, changes parameters, cost or output on any grid."""
+    without = {name: value for name, value in fields.items() if name != option}
+    for grid in GRIDS.values():
+        one, other = build(letter, grid, **fields), build(letter, grid, **without)
+        if _parameter_shapes(one) != _parameter_shapes(other) or one.macs() != other.macs():
+            return True
+        if not torch.equal(one(tokens(one)), other(tokens(other))):
+            return True
+    return False
+
+
+def _parameter_shapes(attention: Attention) -> dict[str, torch.Size]:
+    return {name: parameter.shape for name, parameter in attention.named_parameters()}
+
+
 def check_twin(letter: str) -> str:
-    """The fast path equals the naive twin, forward and backward, in float64."""
+    """The fast path shares no code with the naive twin and equals it, forward and backward, in float64."""
     worst = 0.0
     for name, module in every_build(letter):
         if not num_twins(module):
             raise CheckError(f"{type(module).__name__} has no twin")
+        check_twins_own_code(module, tokens(module), name)
         module = module.double()
         for what, error in twin_errors(module, tokens(module)).items():
             if not error <= TOLERANCE[torch.float64]:
                 raise CheckError(f"{name}: the {what} differs from the naive twin's by {error:.1e} of its largest")
             worst = max(worst, error)
     return f"equals its naive twin forward and backward, largest error {worst:.0e}"
+
+
+def check_twins_own_code(module: nn.Module, x: Tensor, name: str) -> None:
+    """Raises `CheckError` where a twin in a module runs what its fast path runs, and so proves nothing."""
+    if shared := shared_functions(module, x):
+        raise CheckError(
+            f"{name}: the naive twin is no reference, since it runs {', '.join(shared)} as the fast path does; they "
+            f"may share weights and the layers of libraries"
+        )
 
 
 def check_cost(letter: str) -> str:
@@ -307,7 +348,7 @@ def check_letter(letter: str, checks: Iterable[str] = CHECKS) -> Iterator[Findin
         except CheckError as error:
             yield Finding(name, False, str(error))
         except Exception as error:
-            yield Finding(name, False, f"{type(error).__name__}: {error}".splitlines()[0])
+            yield Finding(name, False, kind_and_line(error))
 
 
 def _relative(value: Tensor, expected: Tensor) -> float:

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from dualformer.config import nearest
+from dualformer.errors import first_line
 from dualformer.results.layout import WEIGHTS_SUFFIXES
 
 State = dict[str, Tensor]
@@ -248,8 +249,7 @@ def _open_torch(path: Path) -> Any:
             "opened; whoever made it can save its state_dict alone"
         ) from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, IndexError, TypeError) as error:
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise WeightsError(f"{path} is broken or cut off: {reason[:200]}") from None
+        raise WeightsError(f"{path} is broken or cut off: {first_line(error)[:200]}") from None
 
 
 def _open_parts(index: Path) -> State:

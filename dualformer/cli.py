@@ -81,6 +81,7 @@ COMMANDS = {
         Command("retry", "sweeps", "sweeps.launching.retry", "compute runs again that are not ok"),
         Command("cost", "sweeps", "sweeps.launching.plan_cost", "tell hours and energy of a grid beforehand"),
         Command("collect", "results", "analysis.collect", "turn run folders into one table per grid and device"),
+        Command("table", "results", "analysis.table", "print a grid's results as a table of a paper, with intervals"),
         Command("figures", "results", "analysis.regenerate", "draw all figures and the report from the tables"),
         Command("compare", "results", "analysis.compare", "compare two sets of results, run by run"),
         Command("verify", "results", "analysis.verify", "tell everything that speaks against a set of results"),
@@ -156,7 +157,7 @@ def _is_for_the_user(error: Exception) -> bool:
 
 
 def _is_ours(module: str) -> bool:
-    return module.partition(".")[0] in ("dualformer", "baselines", *suite.PACKAGES)
+    return module.partition(".")[0] in suite.PROJECT
 
 
 def _text(error: Exception) -> str:

@@ -18,8 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dualformer.checking import CheckError, Finding, twin_errors
+from dualformer.checking import CheckError, Finding, check_twins_own_code, twin_errors
 from dualformer.config import ConfigError
+from dualformer.errors import kind_and_line
 from dualformer.macs import closed_form, count_macs
 from dualformer.meta import no_memory
 from dualformer.model_config import ModelConfig
@@ -186,11 +187,12 @@ def check_rebuild(about: Subject) -> str:
 
 
 def check_twin(about: Subject) -> str:
-    """The fast path equals the naive twins, forward and backward, in float64."""
+    """The fast path shares no code with the naive twins and equals them, forward and backward, in float64."""
     model = about.model
     count = num_twins(model)
     if not count:
         return "it has no naive twins, so timings are gated by the model itself in float32"
+    check_twins_own_code(model, about.clips(1), "a part of it")
     try:
         errors = twin_errors(model.double(), about.clips(1).double())
     finally:
@@ -280,4 +282,4 @@ def check_model(about: Subject) -> Iterator[Finding]:
         except CheckError as error:
             yield Finding(name, False, str(error))
         except Exception as error:
-            yield Finding(name, False, f"{type(error).__name__}: {error}".splitlines()[0])
+            yield Finding(name, False, kind_and_line(error))

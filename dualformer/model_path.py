@@ -25,15 +25,16 @@ from typing import Any, Self, cast
 
 from torch import nn
 
+from dualformer import suite
 from dualformer.adapter import Adapted, adapt
 from dualformer.config import Config, ConfigError, nearest
+from dualformer.errors import kind_and_line
 from dualformer.meta import no_memory, with_memory_if_needed
 from dualformer.model_config import ModelConfig
 
 SHAPE = ("num_frames", "crop_size")
 OWN_FIELDS = ("num_classes", *SHAPE)
 PROJECT = Path(__file__).resolve().parents[1]
-PROJECT_PACKAGES = frozenset({"dualformer", "baselines", "sweeps", "slurm", "analysis"})
 SOURCE_SUFFIXES = frozenset({".py", ".yaml", ".yml", ".json", ".toml"})
 
 
@@ -237,7 +238,7 @@ def _made(path: str, function: Callable[..., Any], arguments: dict[str, Any]) ->
     except ConfigError as error:
         raise ConfigError(_under(path, error)) from None
     except Exception as error:
-        raise ConfigError(f"{path}: {_told(error)}") from error
+        raise ConfigError(f"{path}: {kind_and_line(error)}") from error
     if not isinstance(made, ModelConfig | nn.Module):
         raise ConfigError(f"{path} returned a {type(made).__name__} where a ModelConfig or a torch.nn.Module is wanted")
     return made
@@ -293,7 +294,7 @@ def _import(name: str) -> Any:
             raise ConfigError(f"no module '{missing}' in this folder or installed{hint}") from None
         raise ConfigError(f"importing {name}: {error}") from error
     except (Exception, SystemExit) as error:
-        raise ConfigError(f"importing {name}: {_told(error)}") from error
+        raise ConfigError(f"importing {name}: {kind_and_line(error)}") from error
 
 
 def _modules_beside(name: str, folder: str) -> list[str]:
@@ -301,11 +302,6 @@ def _modules_beside(name: str, folder: str) -> list[str]:
     package = name.rpartition(".")[0]
     places = list(getattr(sys.modules.get(package), "__path__", ())) if package else [folder]
     return [f"{package}.{module.name}".lstrip(".") for module in pkgutil.iter_modules(places)]
-
-
-def _told(error: BaseException) -> str:
-    """The kind of an error and the first line of what it says."""
-    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}".removesuffix(": ")
 
 
 def _parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
@@ -392,7 +388,7 @@ def _spec(name: str) -> importlib.machinery.ModuleSpec | None:
 
 def _is_own(name: str, place: Path) -> bool:
     """Whether a file or folder is neither installed nor a part of Python or of this project."""
-    if name in PROJECT_PACKAGES and place.is_relative_to(PROJECT):
+    if name in suite.PROJECT and place.is_relative_to(PROJECT):
         return False
     installed = {*site.getsitepackages(), site.getusersitepackages()}
     installed |= {sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib", "purelib", "platlib")}

@@ -46,7 +46,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, num_heads: int, bias: Tensor | None 
 @contextlib.contextmanager
 def naive(model: nn.Module) -> Iterator[nn.Module]:
     """Inside, every module of `model` that has a twin runs it; afterwards each runs what it ran before."""
-    before = [(module, vars(module).get("forward")) for module in _modules_with_twin(model)]
+    before = [(module, vars(module).get("forward")) for module in modules_with_twin(model)]
     try:
         for module, _ in before:
             vars(module)["forward"] = module.naive  # an instance attribute shadows the method
@@ -61,8 +61,9 @@ def naive(model: nn.Module) -> Iterator[nn.Module]:
 
 def num_twins(model: nn.Module) -> int:
     """Returns how many modules of `model` have a twin; 0 means that `naive(model)` changes nothing."""
-    return len(_modules_with_twin(model))
+    return len(modules_with_twin(model))
 
 
-def _modules_with_twin(model: nn.Module) -> list[nn.Module]:
+def modules_with_twin(model: nn.Module) -> list[nn.Module]:
+    """Returns the modules of `model`, itself included, that have a twin."""
     return [module for module in model.modules() if callable(getattr(type(module), "naive", None))]

@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 
 PACKAGES = ("sweeps", "slurm", "analysis")
+PROJECT = ("dualformer", "baselines", *PACKAGES)
+"""All packages of the project."""
 
 
 def folder() -> Path:

@@ -21,13 +21,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dualformer.checkpoint_files import State, WeightsError, chosen_set, open_checkpoint, shown, unwrapped, weight_sets
+from dualformer.layers import Size
 from dualformer.model_config import ModelConfig
 from dualformer.model_contract import config_of, need, part
 from dualformer.registry import model_config
 
 logger = logging.getLogger(__name__)
-
-Size = tuple[int, int, int]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

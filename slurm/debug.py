@@ -24,8 +24,7 @@ class DebugExecutor(Executor):
     """
 
     kind = "debug"
-    redirects_output = False
-    expects_snapshot = False
+    in_this_process = True
 
     def __init__(self, folder: Path) -> None:
         self._executor = submitit.DebugExecutor(folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import ClassVar, Self
 from slurm.job_id import JobId
 from slurm.profile import Profile
 from slurm.task import Task
+
+_NUMBER = "stands for a number in names of files"
 
 Resources = Mapping[str, int | float | None]
 """`nodes`, `gpus_per_node`, `mem_gib`, `time_min` of a task; None means as the profile says."""
@@ -30,16 +33,19 @@ class Executor(abc.ABC):
     Attributes:
         kind: its name on the command line and in job ids.
         outlives_launcher: whether what was submitted comes to its end without a launcher.
-        redirects_output: whether a task's output goes to its log, and not where the launcher's goes.
-        expects_snapshot: whether tasks import a copy of the code, and not what this process has loaded.
-        unfit_folder: what the path of its folder must not hold: submitit and Slurm would put a number in its place.
+        in_this_process: whether tasks are calls in the launcher's process, so that their output goes where its own does
+            and they run the code that it has loaded.
+        unfit_folder: what the path of its folder must not hold, and why.
     """
 
     kind: ClassVar[str]
     outlives_launcher: ClassVar[bool] = False
-    redirects_output: ClassVar[bool] = True
-    expects_snapshot: ClassVar[bool] = True
-    unfit_folder: ClassVar[str] = r"%[jtAa]"
+    in_this_process: ClassVar[bool] = False
+    unfit_folder: ClassVar[Mapping[str, str]] = {
+        r"%[jtAa]": _NUMBER,
+        os.pathsep: "separates the places that Python imports from",
+        r"[\x00-\x1f\x7f]": "ends a line, or begins an order to a terminal",
+    }
 
     @classmethod
     @abc.abstractmethod
@@ -56,8 +62,10 @@ class Executor(abc.ABC):
     @classmethod
     def why_unfit(cls, folder: Path) -> str:
         """Returns why submitit's files can't lie in a folder; "" where they can."""
-        found = re.search(cls.unfit_folder, str(folder.absolute()))
-        return f"'{folder}' holds '{found.group()}', which stands for a number in names of files" if found else ""
+        for unfit, why in cls.unfit_folder.items():
+            if found := re.search(unfit, str(folder.absolute())):
+                return f"'{folder}' holds '{found.group()}', which {why}"
+        return ""
 
     @property
     def may_have_gpus(self) -> bool:
@@ -89,6 +97,10 @@ class Executor(abc.ABC):
         Raises:
             SubmitError: they were not accepted.
         """
+
+    def answers_for(self, job_id: JobId) -> bool:
+        """Whether a job is of this kind of place, whoever submitted it; its own class answers for any other."""
+        return job_id.kind == self.kind
 
     def ended(self, job_id: JobId, *, started: bool = True) -> str | None:
         """Like `job_ended`, for a job of this executor or of another launcher's of the same kind."""

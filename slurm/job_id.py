@@ -8,6 +8,7 @@ debug:8a1f                      a call in the launcher's own process
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Self
 
 
@@ -42,7 +43,8 @@ class JobId:
         """
         name, _, slots = text.partition("@")
         kind, *rest = name.split(":")
-        if not kind or not 1 <= len(rest) <= 2 or not all(rest):
+        # No name begins with a hyphen: it may be handed to a program, which would take it for a flag.
+        if not kind or not 1 <= len(rest) <= 2 or not all(re.fullmatch(r"\w[\w.+-]*", part) for part in rest):
             raise ValueError(f"'{text}' is no job id, such as slurm:12_3 or local:4711:1700000000.25")
         native, started = (*rest, "")[:2]
         return cls(kind, native, started, tuple(slots.split(",")))

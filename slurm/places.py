@@ -17,13 +17,21 @@ from slurm.task import ROOT
 
 _CLASSES: dict[str, type[Executor]] = {each.kind: each for each in (SlurmArray, LocalPool, DebugExecutor)}
 
-KINDS = ("auto", *_CLASSES)
-"""What the command line takes; "auto" is Slurm where `sbatch` answers, else local."""
+AUTO = "auto"
+"""Slurm where `sbatch` answers, else local."""
+
+KINDS = (AUTO, *_CLASSES)
+"""What the command line takes."""
 
 
 def executor_class(kind: str) -> type[Executor]:
     """Returns the class of a kind of executor; one that this code doesn't know has no jobs that could be found."""
     return _CLASSES.get(kind, DebugExecutor)
+
+
+def may_be_in_this_process(kind: str) -> bool:
+    """Whether a kind of `KINDS` leaves it open, or says, that tasks are calls in the launcher's process."""
+    return kind == AUTO or executor_class(kind).in_this_process
 
 
 def make_executor(kind: str, folder: Path, profile: Profile, *, threads: int = 1, code: Path = ROOT) -> Executor:
@@ -52,7 +60,7 @@ def cancel(job_ids: Iterable[JobId]) -> None:
 
 
 def _resolve(kind: str) -> str:
-    if kind == "auto":
+    if kind == AUTO:
         return SlurmArray.kind if queue.answers() else LocalPool.kind
     if kind == SlurmArray.kind and not queue.answers():
         raise ProfileError("no Slurm here: sbatch doesn't answer (is SLURM_CONF set?)")

@@ -6,6 +6,7 @@ import dataclasses
 import fnmatch
 import functools
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -98,7 +99,12 @@ class Profile:
                 raise ValueError(
                     f"environment: {name} says which part of which job a process is, and can't be passed on"
                 )
-        for option in self.sbatch:
+        for name in ("partition", "account", "qos", "constraint"):
+            _refuse_lines(name, getattr(self, name))
+        for option, value in self.sbatch.items():
+            _refuse_lines(f"sbatch: {option}", value)
+            if not re.fullmatch(r"[A-Za-z][\w-]*", option, re.ASCII):
+                raise ValueError(f"sbatch: {option!r} is no long name of an option, such as mail-type")
             if option.replace("_", "-").lstrip("-") in OURS:
                 raise ValueError(f"sbatch: {option} is set by the launcher, which finds its jobs by it")
 
@@ -137,6 +143,12 @@ def load_profile(where: str | Path | None) -> Profile:
         return _checker().validate_json(json.dumps(content or {}))
     except pydantic.ValidationError as error:
         raise ProfileError("\n".join(f"{path}: {_explain(item)}" for item in error.errors())) from None
+
+
+def _refuse_lines(name: str, value: object) -> None:
+    """Options are lines of a script that a shell runs: what breaks a line would be run as well."""
+    if isinstance(value, str) and not value.isprintable():
+        raise ValueError(f"{name}: a value of one line, without control characters")
 
 
 @functools.cache

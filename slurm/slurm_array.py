@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Self
 
 import submitit
 
@@ -35,7 +35,7 @@ class SlurmArray(Executor):
 
     kind = "slurm"
     outlives_launcher = True
-    unfit_folder = r"%|\\"  # patterns of sbatch's file names, and what switches them off
+    unfit_folder: ClassVar[Mapping[str, str]] = {**Executor.unfit_folder, r"%|\\": "sbatch reads in its own way"}
 
     def __init__(self, folder: Path, profile: Profile, threads: int = 1, code: Path = ROOT) -> None:
         self._folder = folder

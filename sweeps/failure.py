@@ -14,6 +14,7 @@ from dualformer.data.cache import CacheError
 from dualformer.data.files import DataError
 from dualformer.data.handover import HandoverError
 from dualformer.data.reader import VideoError
+from dualformer.errors import first_line, kind_and_line
 from dualformer.results.files import RecordError
 from dualformer.results.result import Status
 from sweeps.training.errors import EvaluationError, TrainingError
@@ -51,8 +52,4 @@ def told_failure(error: Exception) -> Failure:
     traceback.print_exception(error)
     place = traceback.extract_tb(error.__traceback__)[-1]
     where = f"{Path(place.filename).name}:{place.lineno}"
-    return {"status": "error", "reason": f"{type(error).__name__}: {first_line(error)} ({where})"}
-
-
-def first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__
+    return {"status": "error", "reason": f"{kind_and_line(error)} ({where})"}

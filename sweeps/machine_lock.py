@@ -35,7 +35,7 @@ import psutil
 
 PATIENCE_S = 10.0
 """How long to wait without a word, the first time."""
-REPEAT_S = 60.0
+REPEAT_S = 10.0
 """How long until the next one."""
 
 _NOTE = "holder-"

@@ -18,8 +18,10 @@ import matplotlib
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from analysis.load import FOLDER, Table
+from dualformer.results.files import write_bytes
 
 FIGURES_VARIABLE = "ANALYSIS_FIGURES"
 
@@ -74,6 +76,7 @@ def figures_folder() -> Path:
 
 def save(drawing: Drawing, name: str, folder: Path | None = None) -> SavedFigure:
     """Writes `<name>.png` and `<name>.svg`, the same bytes for the same data, with title and source as metadata."""
+    _take_names_as_they_are(drawing.figure)
     folder = folder or figures_folder()
     folder.mkdir(parents=True, exist_ok=True)
     saved = SavedFigure(folder / f"{name}.png", folder / f"{name}.svg", drawing.title)
@@ -84,8 +87,15 @@ def save(drawing: Drawing, name: str, folder: Path | None = None) -> SavedFigure
         for path, metadata in ((saved.png, png), (saved.svg, svg)):
             content = io.BytesIO()
             drawing.figure.savefig(content, format=path.suffix[1:], dpi=180, metadata=metadata)
-            path.write_bytes(content.getvalue())
+            write_bytes(path, content.getbuffer())
     return saved
+
+
+def _take_names_as_they_are(figure: Figure) -> None:
+    """Between two dollar signs matplotlib would look for a formula, and fail where a name holds none."""
+    for text in figure.findobj(Text):
+        if "$" in text.get_text() and "\\mathdefault" not in text.get_text():  # which its own tick labels hold
+            text.set_parse_math(False)
 
 
 def provenance_line(results: Iterable[Table], extra: str = "") -> str:

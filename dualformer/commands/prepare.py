@@ -1,6 +1,8 @@
-"""Writes the manifest of a data set in a published format; tells what can't be used, by reason.
+"""Write the manifest of a data set in a known format.
 
-What each format looks like stands in dualformer/data/formats.py. Stopped, it goes on where it was.
+Tells what can't be used, by reason.
+
+What each format looks like stands in dualformer/data/formats/. Stopped, it goes on where it was.
 
 Exit status: 0 all clips can be used, 1 some can't.
 """

@@ -8,28 +8,19 @@ themselves mark text, and loses it when it is read here.
 from __future__ import annotations
 
 import csv
-import re
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from dualformer.data.files import DataError
-
-_FORMULA = re.compile(r"'*[=+\-@\t\r\n＝＋－＠]")  # the last four are full-width forms, which count as well
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
-
-
-def inert(value: Any) -> str:
-    """Returns the text of a cell, which no spreadsheet takes for a formula."""
-    text = "" if value is None else str(value)
-    return f"'{text}" if _FORMULA.match(text) and not _NUMBER.fullmatch(text) else text
+from dualformer.results import files
+from dualformer.results.files import plain
 
 
 def write_csv(
-    path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]], check: Callable[[Path], Any] | None = None
+    path: Path, columns: Sequence[str], rows: Iterable[Iterable[Any]], check: Callable[[Path], Any] | None = None
 ) -> None:
-    """Writes a csv file aside and renames it, so that there is all of it or what was there before.
+    """Writes a csv file as `dualformer.results.files.write_csv` does, and no cell that is a formula.
 
     Args:
         path: the file.
@@ -38,19 +29,10 @@ def write_csv(
         check: called with the file before it gets its name; what it raises is passed on, and nothing is replaced.
 
     Raises:
-        OSError: the file can't be written.
+        RecordError: the file can't be written.
     """
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=".part", dir=path.parent or None)
-    aside = Path(name)
-    try:
-        with open(handle, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
-            csv.writer(file).writerows([map(inert, row) for row in (columns, *rows)])
-        if check:
-            check(aside)
-        aside.chmod(0o644)  # mkstemp lets nobody else read
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+    # Lines end as csv's own do: a cell with either character of it is quoted, so that it is read back as it was.
+    files.write_csv(path, columns, rows, newline="\r\n", check=check)
 
 
 def read_csv(path: Path, needed: Iterable[str] = ()) -> tuple[tuple[str, ...], list[dict[str, str]]]:
@@ -64,7 +46,7 @@ def read_csv(path: Path, needed: Iterable[str] = ()) -> tuple[tuple[str, ...], l
         with open(path, newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, restval="")
             columns = tuple(reader.fieldnames or ())
-            rows = [{name: _named(row[name]) for name in columns} for row in reader]
+            rows = [{name: plain(row[name]) for name in columns} for row in reader]
     except UnicodeDecodeError:
         raise DataError(f"{path}, line {_line_not_utf8(path)}: not UTF-8; write it anew in that encoding") from None
     except csv.Error as error:
@@ -72,10 +54,6 @@ def read_csv(path: Path, needed: Iterable[str] = ()) -> tuple[tuple[str, ...], l
     if missing := set(needed) - set(columns):
         raise DataError(f"{path}: no column {' or '.join(sorted(missing))}; it has: {', '.join(columns) or 'none'}")
     return columns, rows
-
-
-def _named(cell: str) -> str:
-    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
 
 
 def _line_not_utf8(path: Path) -> int:

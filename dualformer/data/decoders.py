@@ -19,10 +19,10 @@ import numpy as np
 from PIL import Image
 
 from dualformer.config import ConfigError, nearest
+from dualformer.data.config import AUTO
 from dualformer.data.files import is_frame
+from dualformer.errors import first_line
 
-AUTO = "auto"
-"""In place of a decoder's name: the first of `PREFERRED` that this machine has."""
 PREFERRED = ("decord", "torchcodec", "pyav")
 
 _STEP = 16  # frames between entries, where a decoder doesn't say where it can enter
@@ -189,7 +189,7 @@ def _imported(module: str, decoder: str) -> types.ModuleType:
     except ImportError as error:
         raise ConfigError(f"decoder '{decoder}' needs the package {decoder}: {error} ({others})") from error
     except Exception as error:  # it is installed, and can't load its own or FFmpeg's shared libraries
-        reason = str(error).strip().partition("\n")[0][:200] or type(error).__name__
+        reason = first_line(error)[:200]
         hint = "; it needs the shared libraries of an FFmpeg from 4 to 8" if decoder == "torchcodec" else ""
         raise ConfigError(f"decoder '{decoder}' is broken on this machine: {reason}{hint} ({others})") from error
 

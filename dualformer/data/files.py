@@ -27,8 +27,14 @@ SYSTEM_NAMES = frozenset(
 """What operating systems and servers leave in any folder, in lower case; others begin with a dot."""
 
 
+_MOST_CHARACTERS = 3000
+
+
 class DataError(ValueError):
-    """A data set that can't be used as it is."""
+    """A data set that can't be used as it is. What the message quotes may be of any length, and is cut."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message if len(message) <= _MOST_CHARACTERS else f"{message[:_MOST_CHARACTERS]}...")
 
 
 def is_hidden(name: str) -> bool:

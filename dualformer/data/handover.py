@@ -20,6 +20,8 @@ import torch.multiprocessing  # teaches the pickler how tensors are shared
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
+from dualformer.errors import first_line
+
 SHARED_MEMORY = "/dev/shm"
 _LONGEST_SOCKET = 107  # bytes of a path, as Linux has it
 _SOCKETS_NAME = len("/pymp-12345678/listener-12345678")  # as multiprocessing names it
@@ -78,9 +80,8 @@ def stacked(tensors: Sequence[Tensor], dtype: torch.dtype | None = None) -> Tens
         return torch.stack(list(tensors), out=shared)
     except RuntimeError as error:
         free = f" ({shutil.disk_usage(SHARED_MEMORY).free} bytes are free)" if os.path.isdir(SHARED_MEMORY) else ""
-        reason = str(error).partition("\n")[0]
         raise HandoverError(
-            f"a loader worker can't put a batch into shared memory{free}: {reason}; give it more "
+            f"a loader worker can't put a batch into shared memory{free}: {first_line(error)}; give it more "
             "(docker run --shm-size), or use fewer workers"
         ) from error
 

@@ -23,7 +23,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
-from dualformer.data.csv_files import inert, write_csv
+from dualformer.data.csv_files import write_csv
 from dualformer.data.decoders import AUTO
 from dualformer.data.files import DataError, is_frame
 from dualformer.data.formats import Clip, Listing, Source, list_clips
@@ -31,6 +31,7 @@ from dualformer.data.inspection import inspect_all, opened_record, read_record, 
 from dualformer.data.manifest import read_manifest, shortened
 from dualformer.data.progress import Progress
 from dualformer.data.reader import VideoError, VideoInfo
+from dualformer.results.files import inert
 
 COLUMNS = ("file", "label", "class_index", "split", "group", "frames", "seconds", "bytes", "sha256")
 """Of the manifest; `split` and `group` (the recording) only where the format knows them.

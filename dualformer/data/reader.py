@@ -32,6 +32,7 @@ from av.stream import Disposition
 from dualformer.data.decoders import AUTO, DECODERS, Images, Seeker, chosen_decoder
 from dualformer.data.files import likely_place
 from dualformer.data.opening import address, open_container
+from dualformer.errors import first_line
 
 _DECODING_ERRORS = (av.FFmpegError, OSError, ValueError, LookupError, RuntimeError, MemoryError)
 # What FFmpeg answers with the numbers of the system's errors, though it judges the file: not a number, out of range,
@@ -320,7 +321,7 @@ def _explained(path: str | os.PathLike[str]) -> Iterator[None]:
         _look_at(path)
         yield
     except _DECODING_ERRORS as error:
-        message = getattr(error, "strerror", None) or str(error).strip().partition("\n")[0] or type(error).__name__
+        message = getattr(error, "strerror", None) or first_line(error)
         passing = _passes(error)
         raise VideoError(path, f"can't be {'read' if passing else 'decoded'}: {message[-160:]}", passing) from error
 

@@ -23,7 +23,6 @@ The factors and the first event's polarity are balanced exactly within each spli
 from __future__ import annotations
 
 import contextlib
-import csv
 import hashlib
 import json
 import shutil
@@ -37,12 +36,13 @@ from einops import rearrange
 from filelock import FileLock, Timeout
 
 from dualformer.data.config import MOTIONS, RELATIONS, SITE_PX, TwoScaleConfig
+from dualformer.data.csv_files import write_csv
+from dualformer.data.manifest import MANIFEST_NAME
 from dualformer.data.progress import Progress
 
 FACTORS = {"relation": RELATIONS, "motion": MOTIONS}
 CLASSES = tuple(f"{relation}_{motion}" for relation in RELATIONS for motion in MOTIONS)
 
-MANIFEST = "manifest.csv"
 DRAWING_VERSION = 1  # part of the cache's name; raise it when the same config would be drawn or encoded differently
 _TINT = np.array((1.0, -0.5, -0.5))  # reddish, about as bright as without it
 # Near-lossless, so that small dots survive; one thread, so that the bytes depend on the clip alone.
@@ -227,10 +227,7 @@ def _dots() -> np.ndarray:
 def _build(config: TwoScaleConfig, folder: Path) -> None:
     with Progress("embedded data set: drawing and encoding", config.num_clips, "clips", tells_end=True) as progress:
         rows = [_encode(config, folder, index, progress) for index in range(config.num_clips)]
-    with open(folder / MANIFEST, "w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(("file", "label", "split", "factor_relation", "factor_motion"))
-        writer.writerows(rows)
+    write_csv(folder / MANIFEST_NAME, ("file", "label", "split", "factor_relation", "factor_motion"), rows)
 
 
 def _encode(config: TwoScaleConfig, folder: Path, index: int, progress: Progress) -> tuple[str, ...]:

@@ -66,6 +66,14 @@ CIRCUMSTANCES = (
 NAMES = frozenset(circumstance.name for circumstance in CIRCUMSTANCES)
 
 
+def says(column: str, value: object) -> bool:
+    """Whether a value is one that this circumstance can have; what isn't is as good as unknown."""
+    known = find(column)
+    if known is None or not isinstance(value, known.type) or isinstance(value, bool) != (known.type is bool):
+        return False
+    return not isinstance(value, list) or all(isinstance(item, str) for item in value)
+
+
 def find(column: str) -> Circumstance | None:
     """Returns the circumstance that a column holds."""
     return next((found for found in CIRCUMSTANCES if found.column == column), None)

@@ -14,8 +14,8 @@ from typing import Any
 
 from dualformer.results import provenance, table
 from dualformer.results.code import Files
-from dualformer.results.files import read_object
-from dualformer.results.layout import CONFIG, LAUNCH_RECORD, MEASUREMENT, PROVENANCE, RESULT
+from dualformer.results.files import is_folder_name, read_object
+from dualformer.results.layout import CONFIG, LAUNCH_RECORD, MEASUREMENT, PROVENANCE, RESULT, TABLE
 from dualformer.results.table import Row
 
 
@@ -71,7 +71,7 @@ def read(path: Path) -> list[ResultSet]:
         return [read_runs(path)]
     if (path / CONFIG).exists():
         raise ResultSetError(f"run '{path}' has no result: it isn't finished")
-    tables = [file for file in sorted(path.rglob("*.csv")) if not (file.parent / CONFIG).exists()]
+    tables = [file for file in sorted(path.rglob(f"*{TABLE}")) if not (file.parent / CONFIG).exists()]
     if not tables:
         raise ResultSetError(f"no results in '{path}': neither run folders nor tables")
     return [read_table(file) for file in tables]
@@ -115,22 +115,36 @@ def _with_runs(found: ResultSet, folders: Iterable[Path]) -> ResultSet:
     return dataclasses.replace(found, codes=codes, samples_ms=samples)
 
 
+def listed_runs(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The runs that a launch record lists: `run_id`, a plain name, and `differs`, a mapping; others are left out."""
+    runs = record.get("runs")
+    return [run for run in runs if _is_listed(run)] if isinstance(runs, list) else []
+
+
+def _is_listed(run: object) -> bool:
+    return isinstance(run, dict) and is_folder_name(run.get("run_id")) and isinstance(run.get("differs") or {}, dict)
+
+
 def row(config: Mapping[str, Any], circumstances: Mapping[str, Any], result: Mapping[str, Any]) -> Row:
     """A run's files as one row; what is null is absent."""
-    about = {provenance.PREFIX + name: told for name, told in circumstances.items() if name in provenance.NAMES}
+    about = {known.column: circumstances.get(known.name) for known in provenance.CIRCUMSTANCES}
+    about = {column: told for column, told in about.items() if provenance.says(column, told)}
     return {name: value for name, value in table.dotted({**config, **about, **result}).items() if value is not None}
 
 
 def kept_files(circumstances: Mapping[str, Any]) -> Files:
     """The project files that a run's provenance names; none where it is older than that, or unfinished."""
     files = circumstances.get(provenance.FILES)
-    return files if isinstance(files, dict) and circumstances.get("code") else {}
+    digests = isinstance(files, dict) and all(isinstance(digest, str) for digest in files.values())
+    return files if digests and files and isinstance(circumstances.get("code"), str) else {}
 
 
 def sheet_codes(sheet: Mapping[str, Any]) -> dict[str, Files]:
     """Digest -> project files by a table's sheet; older sheets list digests alone."""
     codes = sheet.get("codes")
-    return {code: files for code, files in codes.items() if files} if isinstance(codes, dict) else {}
+    if not isinstance(codes, dict):
+        return {}
+    return {code: files for code, files in codes.items() if kept_files({"code": code, provenance.FILES: files})}
 
 
 def flags(row: Mapping[str, Any]) -> list[str]:

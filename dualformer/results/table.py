@@ -7,7 +7,6 @@ read alike (`False` for false, `8.0` for 8).
 from __future__ import annotations
 
 import csv
-import io
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 from dualformer.config import flatten
 from dualformer.results import provenance, result
 from dualformer.results.fields import Field
-from dualformer.results.files import write_json, write_text
+from dualformer.results.files import plain, write_csv, write_json
 from dualformer.results.layout import SHEET
 
 Row = dict[str, Any]
@@ -67,11 +66,8 @@ def write(path: Path, rows: list[Row], sheet: Mapping[str, Any]) -> None:
     Raises:
         RecordError: a file could not be written.
     """
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns(rows), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
-    write_text(path, text.getvalue())
+    names = columns(rows)
+    write_csv(path, names, ([_cell(row.get(name)) for name in names] for row in rows))
     write_json(sheet_path(path), sheet)
 
 
@@ -86,6 +82,7 @@ def read_rows(path: Path) -> tuple[list[Row], list[str]]:
     try:
         with open(path, newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
+            reader.fieldnames = [plain(name) for name in reader.fieldnames or ()]
             if absent := lacking(reader.fieldnames or ()):
                 problems.append(f"{path} lacks the column(s) {', '.join(absent)}")
             for number, cells in enumerate(reader, start=1):
@@ -99,7 +96,7 @@ def read_rows(path: Path) -> tuple[list[Row], list[str]]:
 
 def value(column: str, text: str) -> Any:
     """What a cell says: text where the column holds text, else JSON where it is JSON."""
-    about = field(column)
+    text, about = plain(text), field(column)
     if about and about.type is str:
         return text
     try:

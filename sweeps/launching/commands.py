@@ -6,7 +6,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from dualformer.arguments import program
+from dualformer.arguments import printable, program
+
+_MOST_CHARACTERS = 3000
 
 
 def add_runs(parser: argparse.ArgumentParser) -> None:
@@ -15,6 +17,8 @@ def add_runs(parser: argparse.ArgumentParser) -> None:
 
 
 def fail(error: object) -> int:
-    """Says what is wrong, and returns exit status 2."""
-    print(f"{program('error')}: {error}", file=sys.stderr)
+    """Says what is wrong, and returns exit status 2; what a message quotes may be of any length, and is cut."""
+    text = str(error)
+    shown = text if len(text) <= _MOST_CHARACTERS else f"{text[:_MOST_CHARACTERS]}..."
+    print(f"{program('error')}: {printable(shown)}", file=sys.stderr)
     return 2

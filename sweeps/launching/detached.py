@@ -37,8 +37,7 @@ def log_path(runs: Path, grid: str) -> Path:
 
 def arguments_to_go_on(options: argparse.Namespace) -> list[str]:
     """Returns the arguments that go on with a launch, without those that were for once."""
-    arguments = ["--grid", options.grid, "--executor", options.executor, "--runs", str(options.runs)]
-    arguments += ["--profile", options.profile] if options.profile else []
-    for flag in ("set", "axis", "only"):
-        arguments += [f"--{flag}", *values] if (values := getattr(options, flag)) else []
-    return arguments + (["--limit", str(options.limit)] if options.limit else [])
+    values = {name: getattr(options, name) for name in ("grid", "executor", "runs", "profile", "limit")}
+    arguments = [f"--{name}={value}" for name, value in values.items() if value is not None]
+    # Each with its flag before it, so that none that begins with a hyphen is taken for another flag.
+    return arguments + [f"--{name}={text}" for name in ("set", "axis", "only") for text in getattr(options, name)]

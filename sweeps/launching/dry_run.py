@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from dualformer.arguments import one_line
 from dualformer.results.result import read_result
 from slurm.profile import Profile
 from sweeps.launching import ledger, plan_cost
@@ -23,7 +24,7 @@ def describe(grid: Grid, runs: Path, profile: Profile) -> Iterator[str]:
         result = read_result(runs / run.run_id)
         missing += [] if result else [run]
         state = result.status if result else "to do"
-        yield f"{run.run_id}  {state:8}{run.label}  [{_needs(run, profile)}]{_training(costs, run)}"
+        yield f"{run.run_id}  {state:8}{one_line(run.label)}  [{_needs(run, profile)}]{_training(costs, run)}"
     yield f"{grid.name}: {len(grid.runs)} runs, {len(missing)} to do; nothing was started"
     known = [costs[run.run_id] for run in missing if run.run_id in costs]
     if any(plan.device_hours for plan in known):

@@ -17,12 +17,13 @@ from slurm.executor import SubmitError
 from sweeps.launching import commands, detached
 from sweeps.launching.grid import Grid
 from sweeps.launching.opening import say
-from sweeps.launching.run_status import progress
+from sweeps.launching.run_status import activity
 from sweeps.launching.sweep import Sweep
 
 _POLL_S = 0.25
 _REPORT_EVERY_S = 15.0
 _FULL_DISK_S = 5.0
+_SHOWN = 4
 
 
 def follow(sweep: Sweep) -> int:
@@ -111,8 +112,8 @@ def _counts(sweep: Sweep) -> str:
     parts += [f"{counts[status]} {status}" for status in STATUSES if counts[status] and status != "ok"]
     if state.active or state.waiting:
         parts.append(f"{len(state.active)} under way, {len(state.waiting)} waiting")
-    working = [f"{run_id} {step}" for run_id in state.active if (step := progress(state.folder(run_id)))]
-    return ", ".join(parts) + (f"; {', '.join(working[:4])}" if working else "")
+    working = [f"{run_id} {activity(state.folder(run_id))}" for run_id in list(state.active)[:_SHOWN]]
+    return "; ".join([", ".join(parts), *working])
 
 
 def _row(sweep: Sweep, run_id: str) -> str:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from dualformer.config import ConfigError, flatten
 from dualformer.results import layout
 from dualformer.results.files import read_object, utc_now, write_json
+from dualformer.results.result_set import listed_runs
 
 if TYPE_CHECKING:  # they bring models along, which looking after a sweep can do without
     from sweeps.launching.grid import Grid
@@ -45,9 +46,9 @@ def read(path: Path) -> LaunchRecord:
         content = read_object(path)
     except (OSError, ValueError):
         return LaunchRecord(grid)
-    runs = [run for run in content.get("runs") or () if isinstance(run, dict) and "run_id" in run]
-    launches = [each for each in content.get("launches") or () if {"arguments", "folder", "runs"} <= each.keys()]
-    return LaunchRecord(grid, tuple(runs), tuple(launches))
+    launches = content.get("launches")
+    launches = [each for each in launches if _is_launch(each)] if isinstance(launches, list) else []
+    return LaunchRecord(grid, tuple(listed_runs(content)), tuple(launches))
 
 
 def read_all(runs: Path, grid: str | None = None) -> list[LaunchRecord]:
@@ -113,6 +114,14 @@ def _listed(configs: Mapping[str, RunConfig], grid: Grid) -> Iterator[dict[str, 
             fields[field] = None
     for run_id, values in flat.items():
         yield {"run_id": run_id, "differs": {field: values[field] for field in fields if field in values}}
+
+
+def _is_launch(each: object) -> bool:
+    """Whether it says how to go on: text, and lists of text."""
+    if not isinstance(each, dict) or not isinstance(each.get("folder"), str):
+        return False
+    lists = (each.get("arguments"), each.get("runs"))
+    return all(isinstance(one, list) and all(isinstance(item, str) for item in one) for one in lists)
 
 
 def _config(run_dir: Path) -> RunConfig | None:

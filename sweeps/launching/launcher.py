@@ -1,4 +1,6 @@
-"""Runs a grid: computes its runs here or on a Slurm cluster, `dualformer launch --grid ablations.yaml`.
+"""Run a grid, here or on a cluster.
+
+    dualformer launch --grid ablations.yaml
 
 Runs are started here or on a Slurm cluster; finished ones are skipped, so repeating the command goes on where it was
 stopped. A run that fails is a row with its reason and stops no other.
@@ -20,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from dualformer.arguments import parse_and_run, positive
 from dualformer.config import ConfigError
 from dualformer.results.result import STATUSES
-from slurm.places import KINDS
+from slurm.places import AUTO, KINDS, may_be_in_this_process
 from slurm.task import is_shared
 from sweeps.launching import commands
 from sweeps.launching.attempt import WORKER
@@ -36,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     fields: dict[str, Any] = {"nargs": "+", "action": "extend", "default": []}
     parser.add_argument("--grid", required=True, help="a grid file, or the name of one of the project's grids")
     parser.add_argument(
-        "--executor", choices=KINDS, default="auto", help="where runs run (default: auto, Slurm if there is one)"
+        "--executor", choices=KINDS, default=AUTO, help="where runs run (default: auto, Slurm if there is one)"
     )
     parser.add_argument(
         "--profile", help="what the place to run offers: a file, or a name in slurm/profiles (default: none)"
@@ -48,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--axis",
         **fields,
         metavar="FIELD=V1,V2",
-        help="values to try, in place of the grid's axis of that field if any",
+        help="values to try, in place of the grid's axis of that field if any (default: the grid's axes)",
     )
     parser.add_argument(
         "--only", **fields, metavar="FIELD=VALUE", help="keep the runs that have this value (default: all)"
@@ -121,7 +123,7 @@ def _try_place(options: argparse.Namespace, grid: Grid, profile: Profile) -> Non
     try:
         refuse_impossible(options, grid, profile)
     except (ConfigError, ProfileError) as error:
-        if options.executor != "auto":
+        if options.executor != AUTO:
             raise
         print(f"note: here a launch would be refused: {error}", file=sys.stderr)
 
@@ -147,7 +149,7 @@ def _check_shared(options: argparse.Namespace) -> None:
     """Refuses what processes that torchrun started can't do together."""
     if not is_shared():
         return
-    if options.executor not in ("auto", "debug"):
+    if not may_be_in_this_process(options.executor):
         raise ConfigError(
             f"--executor {options.executor}: the processes that torchrun started compute the runs themselves; "
             "leave the flag out, or torchrun"

@@ -93,11 +93,11 @@ class Submission:
         index = event.get("index", 0)
         return cls(
             token=event["token"],
-            executor=event.get("executor", ""),
+            executor=text_of(event, "executor"),
             launcher=_job_id(event.get("launcher")),
-            host=event.get("host", ""),
+            host=text_of(event, "host"),
             index=index if isinstance(index, int) else 0,
-            time=event.get("time", ""),
+            time=text_of(event, "time"),
         )
 
 
@@ -138,6 +138,12 @@ def open_submission(events: Sequence[Event]) -> Submission | None:
     return submission
 
 
+def text_of(event: Mapping[str, Any], name: str) -> str:
+    """Returns what an event says under a name, "" where that is no text."""
+    value = event.get(name)
+    return value if isinstance(value, str) else ""
+
+
 def has_started(events: Sequence[Event], token: str) -> bool:
     """Whether a process of a submission took the run on."""
     return any(event["event"] == "start" and event.get("token") == token for event in events)
@@ -165,9 +171,9 @@ def put_aside(run_dir: Path, statuses: Sequence[str]) -> bool:
     result = read_result(run_dir)
     if result is None or result.status not in statuses:
         return False
-    number = len(list(run_dir.glob("result.*.json"))) + 1
+    number = len(list(run_dir.glob(layout.RESULT_PUT_ASIDE.format("*")))) + 1
     append(run_dir, "retry", status=result.status)
-    os.replace(run_dir / layout.RESULT, run_dir / f"result.{number}.json")
+    os.replace(run_dir / layout.RESULT, run_dir / layout.RESULT_PUT_ASIDE.format(number))
     return True
 
 
@@ -204,6 +210,11 @@ def is_claimed(run_dir: Path) -> bool:
 
 def _is_event(line: object) -> bool:
     if not isinstance(line, dict) or not all(isinstance(line.get(name), str) for name in ("event", "time")):
+        return False
+    try:
+        if datetime.datetime.fromisoformat(line["time"]).tzinfo is None:
+            return False
+    except ValueError:
         return False
     return line["event"] not in _OF_A_SUBMISSION or isinstance(line.get("token"), str)
 

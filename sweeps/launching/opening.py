@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 import contextlib
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from dualformer.arguments import printable
 from dualformer.config import ConfigError
 from dualformer.results import layout
 from dualformer.results.code import code_conflicts
 from dualformer.results.files import read_object
+from dualformer.results.result_set import kept_files
 from slurm.executor import Executor
 from slurm.places import make_executor
 from slurm.profile import Profile
@@ -64,7 +66,7 @@ def open_sweep(options: argparse.Namespace, grid: Grid, profile: Profile, worker
         say(f"{grid.name}: {gone} runs of earlier launches are no longer listed: gone, or not what they would be today")
     for run in grid.runs:
         ledger.put_aside(options.runs / run.run_id, options.retry)
-    expected = code if executor.expects_snapshot else None
+    expected = None if executor.in_this_process else code
     sweep = Sweep(options.runs, grid.runs, executor, profile, worker=worker, code=expected, announce=say)
     state = sweep.state
     say(f"{grid.name}: {len(state.planned)} runs, {len(state.results)} finished before; {executor.kind} executor")
@@ -74,7 +76,7 @@ def open_sweep(options: argparse.Namespace, grid: Grid, profile: Profile, worker
 
 def say(message: str) -> None:
     """Prints a message at once."""
-    print(message, flush=True)
+    print(printable(message), flush=True)
 
 
 def _executor(options: argparse.Namespace, grid: Grid, profile: Profile, code: Path) -> Executor:
@@ -108,10 +110,9 @@ def _hash(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
 
 
-def _codes(runs: Path, finished: list[str]) -> Iterator[dict[str, str]]:
+def _codes(runs: Path, finished: list[str]) -> Iterator[Mapping[str, str]]:
     """The files that finished runs imported, of those that say."""
     for run_id in finished:
         with contextlib.suppress(OSError, ValueError):
-            files = read_object(runs / run_id / layout.PROVENANCE).get("code_files")
-            if isinstance(files, dict):
+            if files := kept_files(read_object(runs / run_id / layout.PROVENANCE)):
                 yield files

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,11 @@ from dualformer.results.result import STATUSES, read_result
 from slurm import places
 from slurm.processes import process_ended
 from sweeps.launching import ledger
+from sweeps.launching.attempt import LOG_HEADER
 from sweeps.launching.ledger import Event, Submission
+
+_TAIL_BYTES = 4096
+_MOST_CHARACTERS = 160
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +57,7 @@ def run_status(run_dir: Path, differs: str = "") -> RunStatus:
     """Returns where a run stands."""
     events = ledger.read(run_dir)
     starts = [event for event in events if event["event"] == "start"]
-    node = starts[-1].get("node", "") if starts else ""
+    node = ledger.text_of(starts[-1], "node") if starts else ""
     known = RunStatus(run_dir.name, "waiting", len(starts), node=node, differs=differs)
     result = read_result(run_dir)
     if result is not None:
@@ -60,7 +65,7 @@ def run_status(run_dir: Path, differs: str = "") -> RunStatus:
         return dataclasses.replace(known, state=result.status, note=" ".join((result.reason or figures).split()))
     known = dataclasses.replace(known, progress=progress(run_dir))
     if ledger.is_claimed(run_dir):
-        return dataclasses.replace(known, state="running", left=_time_left(run_dir))
+        return dataclasses.replace(known, state="running", left=_time_left(run_dir), note=_last_words(run_dir))
     state, note = _unfinished(events)
     return dataclasses.replace(known, state=state, note=note)
 
@@ -71,12 +76,30 @@ def progress(run_dir: Path) -> str:
     return f"{steps[-1]['step']}/{steps[-1].get('steps', '?')}" if steps else ""
 
 
+def activity(run_dir: Path) -> str:
+    """Returns what an unfinished run does, or is waiting for, in a few words."""
+    found = run_status(run_dir)
+    steps = "" if found.state != "running" else found.progress
+    return " ".join(filter(None, (steps or found.state, found.note)))
+
+
+def _last_words(run_dir: Path) -> str:
+    """The last line of a run's log, which tells what it waits for; "" where that is of a step, as `progress` is."""
+    try:
+        with open(run_dir / layout.LOG, "rb") as log:
+            log.seek(max(0, os.fstat(log.fileno()).st_size - _TAIL_BYTES))
+            lines = log.read().decode(errors="replace").strip().splitlines()
+    except OSError:
+        return ""
+    return "" if not lines or lines[-1].startswith((LOG_HEADER, "step ")) else lines[-1].strip()[:_MOST_CHARACTERS]
+
+
 def _unfinished(events: Sequence[Event]) -> tuple[str, str]:
     """State and note of a run without a result that no process is at."""
     if (submission := ledger.open_submission(events)) is not None:
         may_run, note = _job(submission)
         return ("queued" if may_run else "lost"), note
-    lost = [event.get("reason", "") for event in events if event["event"] == "lost"]
+    lost = [ledger.text_of(event, "reason") for event in events if event["event"] == "lost"]
     return ("lost", lost[-1]) if lost else ("waiting", "")
 
 
@@ -105,7 +128,7 @@ def _time_left(run_dir: Path) -> str:
         return ""
     try:
         batch_size = read_object(run_dir / layout.CONFIG)["train"]["batch_size"]
-    except (OSError, ValueError, KeyError, TypeError):
+        seconds = (steps[-1]["steps"] - steps[-1]["step"]) * batch_size / steps[-1]["clips_per_s"]
+        return str(datetime.timedelta(seconds=round(seconds)))
+    except (OSError, ValueError, LookupError, TypeError, ArithmeticError):  # what isn't there, or says no number
         return ""
-    seconds = (steps[-1]["steps"] - steps[-1]["step"]) * batch_size / steps[-1]["clips_per_s"]
-    return str(datetime.timedelta(seconds=round(seconds)))

@@ -46,12 +46,13 @@ def split_only(labelled: Iterable[str], only: Sequence[str]) -> tuple[dict[str, 
     """Sorts `--only` texts into wanted labels by axis, and what is said of fields."""
     labels: dict[str, list[str]] = {}
     fields = []
+    names = sorted(labelled, key=len, reverse=True)  # names are free, and may hold the sign that ends them
     for text in only:
-        name, _, value = text.partition("=")
-        if name in labelled:
-            labels.setdefault(name, []).append(value)
-        else:
+        name = next((name for name in names if f"{text}=".startswith(f"{name}=")), None)
+        if name is None:
             fields.append(text)
+        else:
+            labels.setdefault(name, []).append(text[len(name) + 1 :])
     return labels, fields
 
 

@@ -1,4 +1,6 @@
-"""Shows where the runs of a sweep stand, from any shell: `dualformer status [--grid NAME] [--runs DIR]`.
+"""Show where the runs of a sweep stand.
+
+From any shell: `dualformer status [--grid NAME] [--runs DIR]`.
 
 On a terminal the table stays and is kept up to date until all runs are finished or Ctrl-C; elsewhere it is printed
 once. It comes from files alone, so it answers at once, also when the launcher is gone; what Slurm says is a hint.
@@ -16,7 +18,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from dualformer.arguments import parse_and_run
+from dualformer.arguments import one_line, parse_and_run
 from sweeps.launching import commands, launch_record
 from sweeps.launching.run_status import RunStatus, run_status
 
@@ -62,22 +64,28 @@ def read_tables(runs: Path, grid: str | None = None) -> Tables:
     tables: Tables = {}
     for record in launch_record.read_all(runs, grid):
         for listed in record.runs:
-            differs = " ".join(f"{field}={value}" for field, value in listed.get("differs", {}).items())
-            tables.setdefault(record.grid, []).append(run_status(runs / listed["run_id"], differs))
+            differs = " ".join(f"{field}={value}" for field, value in (listed.get("differs") or {}).items())
+            tables.setdefault(record.grid, []).append(_look(runs / listed["run_id"], differs))
     return tables
+
+
+def _look(run_dir: Path, differs: str) -> RunStatus:
+    try:
+        return run_status(run_dir, differs)
+    except OSError as error:
+        return RunStatus(run_dir.name, "unreadable", differs=differs, note=str(error))
 
 
 def _lines(tables: Tables) -> list[str]:
     lines = []
     for grid, statuses in tables.items():
-        texts = [_COLUMNS, *(tuple(str(value) for value in dataclasses.astuple(status)) for status in statuses)]
+        texts = [_COLUMNS, *(tuple(one_line(value) for value in dataclasses.astuple(status)) for status in statuses)]
         used = [index for index in range(len(_COLUMNS)) if any(text[index] for text in texts[1:])]
         widths = {index: max(len(text[index]) for text in texts) for index in used}
         lines += ["  ".join(f"{text[index]:{widths[index]}}" for index in used).rstrip() for text in texts]
         counts = Counter(status.state for status in statuses)
-        lines.append(
-            f"{grid}: {len(statuses)} runs, {', '.join(f'{count} {state}' for state, count in counts.items())}"
-        )
+        states = ", ".join(f"{count} {state}" for state, count in counts.items())
+        lines.append(f"{one_line(grid)}: {len(statuses)} runs, {states}")
     return lines
 
 

@@ -161,6 +161,6 @@ class Submitter:
 
     def _task(self, run_id: str, token: str) -> Task:
         folder = self._state.folder(run_id).resolve()
-        log = str(folder / layout.LOG) if self._executor.redirects_output else ""
+        log = "" if self._executor.in_this_process else str(folder / layout.LOG)
         code = self._code.name if self._code else ""
         return Task("sweeps.launching.attempt:attempt", (str(folder), token, self._worker, code), log)

@@ -91,8 +91,8 @@ class Sweep:
                     ledger.append(folder, "stopped", token=submission.token)
 
     def _cancel(self, job_ids: Sequence[JobId]) -> None:
-        self.executor.cancel([job_id for job_id in job_ids if job_id.kind == self.executor.kind])
-        places.cancel(job_id for job_id in job_ids if job_id.kind != self.executor.kind)
+        self.executor.cancel([job_id for job_id in job_ids if self.executor.answers_for(job_id)])
+        places.cancel(job_id for job_id in job_ids if not self.executor.answers_for(job_id))
 
     def _is_ours_to_end(self, submission: Submission) -> bool:
         if places.executor_class(submission.kind).outlives_launcher or not submission.is_of_this_machine:
@@ -137,7 +137,7 @@ class Sweep:
         if submission.job_id is None:
             return self._adopt(submission, run_id)
         started = self._losses.has_started(run_id, submission)
-        if submission.kind == self.executor.kind:
+        if self.executor.answers_for(submission.job_id):
             return self.executor.ended(submission.job_id, started=started)
         return self._class_of(submission).job_ended(submission.job_id, started=started)
 

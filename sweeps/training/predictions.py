@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from dualformer.results import layout
-from dualformer.results.files import write_text
+from dualformer.results.files import plain, write_csv
 
 FACTOR = "factor_"
 """Beginning of the columns of `classes.csv` that say a class' value of a factor."""
@@ -48,27 +46,13 @@ class Predictions:
     factors: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
 
 
-def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Writes a table; its columns are the names of the first row."""
-    write_table(path, list(rows[0]), (row.values() for row in rows))
-
-
-def write_table(path: Path, header: Sequence[str], rows: Iterable[Iterable[Any]]) -> None:
-    """Writes a table, whole or not at all; None is an empty cell."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    write_text(path, text.getvalue())
-
-
 def write_predictions(path: Path, predictions: Predictions) -> None:
     """Writes one row a video: file, label, probability of each class; that of a video not read has the file alone."""
     labels = (predictions.classes[label] for label in predictions.labels.tolist())
     scored = zip(predictions.files, labels, predictions.probabilities.tolist())
     rows = [[file, label, *(f"{p:.9g}" for p in row)] for file, label, row in scored]
     rows += [[file, *[""] * (1 + len(predictions.classes))] for file in predictions.unread]
-    write_table(path, ["file", "label", *predictions.classes], rows)
+    write_csv(path, ["file", "label", *predictions.classes], rows)
 
 
 def read_predictions(path: Path) -> Predictions:
@@ -115,7 +99,7 @@ def _read_factors(path: Path, classes: Sequence[str]) -> dict[str, tuple[str, ..
 def _read(path: Path) -> tuple[list[str], list[list[str]]]:
     try:
         with open(path, newline="", encoding="utf-8") as file:
-            header, *rows = csv.reader(file)
+            header, *rows = ([plain(cell) for cell in row] for row in csv.reader(file))
     except FileNotFoundError:
         raise PredictionsError(f"{path}: no such file") from None
     except (ValueError, csv.Error) as error:

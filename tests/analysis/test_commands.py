@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-COMMANDS = ("collect", "compare", "regenerate", "verify")
+COMMANDS = ("collect", "compare", "regenerate", "table", "verify")
 READING = ("fields", "result", "provenance", "code", "files", "layout", "table", "result_set", "statistics")
 
 

@@ -76,12 +76,12 @@ def test_a_table_without_rows_says_so():
     for shown in (
         empty.style.hide(),
         empty.style.hide().set_caption("Rows left out"),
-        pd.DataFrame({"run": ["a"]}).style,
+        pd.DataFrame({"run": ["a"]}).style.hide(),
     ):
         cell.outputs.append(nbformat.v4.new_output("display_data", {"text/html": shown.to_html()}))
     parts = list(report._parts(cell))
     assert [(part.kind, part.text) for part in parts[:2]] == [("note", "none"), ("note", "Rows left out: none")]
-    assert parts[2].kind == "table"
+    assert parts[2].kind == "table" and parts[2].rows == (("run",), ("a",))
 
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
@@ -96,7 +96,7 @@ def test_the_report_in_a_browser(tmp_path, width):
     figure = base64.b64encode(next((ROOT / "analysis" / "figures").glob("*.png")).read_bytes()).decode()
     wide = pd.DataFrame({f"column {number}": ["word" * 9] for number in range(12)}).to_html()
     parts = [report.Part("heading", "A heading", level=2), report.Part("image", figure, alt="a figure")]
-    page = report.render([[*parts, report.Part("table", wide)]], report.load_all([tmp_path / "results"]))
+    page = report.render([[*parts, report.table_of(wide)]], report.load_all([tmp_path / "results"]))
     asked = """<script>addEventListener('load', () => {
         const page = document.documentElement, images = [...document.images];
         document.title = JSON.stringify([page.scrollWidth <= page.clientWidth, images.length,

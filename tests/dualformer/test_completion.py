@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from dualformer.attention import letters
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -84,17 +86,18 @@ COMPLETERS = {
     "assignments('model.name=vivit')": ["model.name=vivit_base"],
     "assignments('train.optimizer=')": ["train.optimizer=adamw", "train.optimizer=sgd"],
     "assignments('measure.tf32=t')": ["measure.tf32=true"],
-    "assignments('model.attention=LG,L')[:2]": ["model.attention=LG,LD", "model.attention=LG,LF"],
+    "assignments('model.attention=LG,L')": [f"model.attention=LG,L{letter}" for letter in letters()],
     "assignments('train.steps=')": [],
     "assignments('nothing=')": [],
     "fields('measure.warmup')": ["measure.warmup", "measure.warmup_limit"],
-    "letters('L')[:2]": ["LD", "LF"],
+    "letters('L')": [f"L{letter}" for letter in letters()],
 }
 
 
 @pytest.mark.parametrize("call", COMPLETERS)
 def test_completers(call, folder):
-    code = f"import argparse, sys; from dualformer.completion import *; print({call}, 'torch' in sys.modules)"
+    imports = "import argparse, sys; from dualformer.completion import *; from sweeps.completion import *"
+    code = f"{imports}; print({call}, 'torch' in sys.modules)"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True)
     assert (process.stderr, process.stdout) == ("", f"{COMPLETERS[call]} False\n")

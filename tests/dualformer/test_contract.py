@@ -9,6 +9,8 @@ import torch
 
 from dualformer import ConfigError, count_macs, create_model, list_models, load_weights
 from dualformer.attention import letters
+from dualformer.reference import num_twins
+from dualformer.tracing import shared_functions
 from tests.helpers.small_models import clip_for, distinct_models, small_config, small_model
 
 NAMES = list_models()
@@ -66,6 +68,12 @@ def test_samples_of_a_batch_are_independent_in_eval(name, changes):
 
 
 @every_network
+def test_twins_share_nothing_with_the_fast_path_but_weights(name, changes):
+    model = small_model(name, **changes)
+    assert num_twins(model) and shared_functions(model, clip_for(model, batch=1)) == []
+
+
+@every_network
 def test_every_parameter_receives_a_gradient(name, changes):
     model = small_model(name, drop_path_rate=0.0, **changes).train()
     for (
@@ -101,6 +109,19 @@ def test_own_state_dict_loads_strictly(name, changes, wrapped):
     assert not report.missing and not report.unexpected
     clip = clip_for(model)
     assert torch.equal(model(clip), other(clip))
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if hasattr(small_config(name), "norm_eps")])
+def test_norm_eps_is_that_of_every_layer_norm(name):
+    changes = {"attention": "".join(letters()), "depths": (len(letters()), 1)} if "dualformer" in name else {}
+    model, other = small_model(name, **changes).eval(), small_model(name, norm_eps=0.5, **changes).eval()
+    norms = [module for module in other.modules() if isinstance(module, torch.nn.LayerNorm)]
+    assert len(norms) > 4 and {norm.eps for norm in norms} == {0.5}
+    assert {module.eps for module in model.modules() if isinstance(module, torch.nn.LayerNorm)} == {
+        model.config.norm_eps
+    }
+    clip = clip_for(model)
+    assert not torch.allclose(model(clip), other(clip))
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -26,6 +26,7 @@ ROOT = Path(__file__).parents[2]
         "import sweeps.fields",
         "import dualformer.attention; dualformer.attention.letters()",
         "import dualformer.completion",
+        "import sweeps.completion",
     ],
 )
 def test_no_torch(code):

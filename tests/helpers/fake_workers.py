@@ -53,6 +53,13 @@ def sees_environment(folder: Path) -> None:
     _finish(folder)
 
 
+def drawing(folder: Path) -> None:
+    """Says what it waits for, and finishes."""
+    print("embedded data set: drawing and encoding: 8/4608 clips", flush=True)
+    time.sleep(2)
+    _finish(folder)
+
+
 def endless(folder: Path) -> None:
     """Does not finish by itself."""
     append_metrics(folder, {"step": 1, "steps": 1000})

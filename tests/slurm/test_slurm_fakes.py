@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import secrets
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from slurm import queue, slurm_array
 from slurm.job_id import JobId
 from sweeps.launching import launcher, ledger, status
 from sweeps.launching.grid import load_grid
+from tests.helpers import hostile
 
 ROOT = Path(__file__).parents[2]
 GRID = "base: {model: {name: dualformer_tiny, num_frames: 4, crop_size: 16}}\naxes: {seed: [0, 1, 2, 3]}\n"
@@ -162,10 +164,51 @@ def test_a_pending_element_that_leaves_no_trace_was_cancelled(fake: Path, monkey
     assert [event["event"] for event in ledger.read(run_dirs()[1])].count("submit") == 1
 
 
-@pytest.mark.parametrize("name", ["a%j", "a%x", "a\\b"])
-def test_a_folder_whose_name_sbatch_would_change_is_refused(fake: Path, name: str, capsys: pytest.CaptureFixture):
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("a%j", "stands for a number in names of files"),
+        ("a%x", "sbatch reads in its own way"),
+        ("a\\b", "sbatch reads in its own way"),
+        ("a:b", "separates the places that Python imports from"),
+        ("a\ntouch planted\n", "ends a line"),
+    ],
+)
+def test_a_folder_whose_name_would_be_read_otherwise_is_refused(fake: Path, name: str, why: str, capsys):
     assert run("ok", "--runs", name) == 2
-    assert "stands for a number in names of files" in capsys.readouterr().err
+    assert why in capsys.readouterr().err and not list(Path().rglob("planted"))
+
+
+@pytest.mark.parametrize(
+    "name", [name.replace("/", "") for name in hostile.NAMES if name.isprintable() and not re.search(r"[%:\\]", name)]
+)
+def test_names_are_no_orders_to_a_shell(fake: Path, name: str):
+    """As a grid, a label, a folder of runs and a value of the profile."""
+    axes = {"seed": [0, 1], name: {name: {"threads": 1}, "other": {"threads": 2}}}
+    base = {"model": {"name": "dualformer_tiny", "num_frames": 4, "crop_size": 16}}
+    Path(f"./{name}.yaml").write_text(json.dumps({"base": base, "axes": axes}))
+    Path("profile.yaml").write_text(json.dumps({"account": name, "sbatch": {"comment": name}}))
+    flags = [f"--grid={name}.yaml", f"--runs={name}", "--profile=profile.yaml", f"--only={name}={name}"]
+    assert launcher.main([*flags, "--only", "seed=0"], worker="tests.helpers.fake_workers:ok") == 0
+    assert len(list(Path(name).glob("*/computed.jsonl"))) == 1
+    assert not list(fake.parent.rglob("planted"))
+
+
+@pytest.mark.parametrize(
+    "profile",
+    [
+        {"partition": "a'\ntouch planted\n#"},
+        {"account": "a\r\n"},
+        {"sbatch": {"comment": "a'\ntouch planted\n#"}},
+        {"sbatch": {"comment\ntouch planted\n#": "a"}},
+        {"sbatch": {"comment=a --wrap": "a"}},
+        {"sbatch": {"--": "a"}},
+    ],
+)
+def test_a_value_of_the_profile_that_would_be_a_line_of_the_script_is_refused(fake: Path, profile: dict, capsys):
+    Path("profile.yaml").write_text(json.dumps(profile))
+    assert run("ok", "--profile", "profile.yaml") == 2
+    assert "profile.yaml: " in capsys.readouterr().err and not list(fake.parent.rglob("planted"))
 
 
 def test_a_launcher_inside_a_job_hands_nothing_of_it_on(fake: Path, monkeypatch: pytest.MonkeyPatch):

@@ -1,16 +1,22 @@
 import dataclasses
+import importlib
+import shutil
 import subprocess
 import sys
+import textwrap
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from analysis.compare import CompareError, Side, compare
 from dualformer import registry
+from dualformer.attention.local_window import LocalWindowAttention
 from dualformer.config import IRRELEVANT, Config, ConfigError, flatten, irrelevant, nest
 from dualformer.config_fields import fields_of
 from sweeps import run_config
 from sweeps.run_config import RunConfig
+from tests.helpers.planted import FREE, copied
 
 
 def test_id_is_short_and_depends_on_content_only():
@@ -176,6 +182,126 @@ def test_spellings_of_one_network_are_one_run():
     teacher = {"teacher": "dualformer_small"}
     labels = [teacher, {**teacher, "overrides": {"dropout": 0.5}}]
     assert len({RunConfig().changed(train={"token_labels": choice}).run_id for choice in labels}) == 1
+
+
+ONE_NETWORK = [
+    [{"attention": "LG"}, {"attention": "LGLG"}, {"attention": "LG,LG,LG,LG"}, {"attention": "L1G2"}]
+    + [{"overrides": {"attention_options": {"L": {"window_size": [8, 7, 7]}}}}],
+    [{"attention": "FF"}, {"attention": "F", "overrides": {"window_size": [1, 1, 1], "pooling": "max"}}],
+    [{"attention": "F", "overrides": {"coarse_sizes": [], "fine_sizes": [None]}}, {"attention": "F"}],
+    [
+        {"attention": "LG", "overrides": {"position": "relative"}},
+        {
+            "attention": "LG",
+            "overrides": {"position": "none", "attention_options": {"L": {"relative_bias": True}}},
+        },
+    ],
+    [
+        {"attention": "G", "overrides": {"attention_options": {"G": {"pooling": "max", "share_kv": False}}}},
+        {"attention": "G", "overrides": {"pooling": "max", "share_kv": False}},
+    ],
+    [{"attention": "L,L,L,G"}, {"attention": "L,LL,L1,G", "overrides": {"depths": [2, 2, 10, 4]}}],
+]
+
+
+@pytest.mark.parametrize("spelt", ONE_NETWORK)
+def test_every_way_to_choose_the_same_blocks_is_one_run(spelt):
+    assert len({RunConfig().changed(model=choice).run_id for choice in spelt}) == 1
+    teachers = [
+        {
+            "teacher": "dualformer_tiny",
+            "overrides": {"attention": choice.get("attention", "LG"), **choice.get("overrides", {})},
+        }
+        for choice in spelt
+    ]
+    assert len({RunConfig().changed(train={"token_labels": labels}).run_id for labels in teachers}) == 1
+
+
+def test_networks_of_other_blocks_are_other_runs():
+    options = {"L1": {"window_size": [4, 7, 7]}}
+    choices = [
+        *({"attention": pattern} for pattern in ("LG", "GL", "LGG", "LG,LG,LG,L", "LS", "L")),
+        {"attention": "L1L2", "overrides": {"attention_options": options}},
+        {"attention": "L2L1", "overrides": {"attention_options": options}},
+        *({"overrides": {"position": position}} for position in ("none", "absolute", "relative")),
+    ]
+    assert len({RunConfig().changed(model=choice).run_id for choice in choices}) == len(choices)
+
+
+def _id_with(folder: Path, *changes: tuple[str, str]) -> str:
+    """The id of a run whose letter is a copy of local windows, with texts of its file replaced."""
+    folder.mkdir()
+    with copied(folder, LocalWindowAttention, *changes):
+        return RunConfig().changed(model={"attention": FREE}).run_id
+
+
+def test_an_edited_default_of_an_attention_makes_a_new_run(tmp_path):
+    line = "        relative_bias: bool = False\n"
+    option = (line, f"{line}        reach: int = 1\n")
+    ids = {
+        "none": _id_with(tmp_path / "none"),
+        "one": _id_with(tmp_path / "one", option),
+        "two": _id_with(tmp_path / "two", option, ("reach: int = 1", "reach: int = 2")),
+    }
+    assert len(set(ids.values())) == 3
+    comment = ("# [K, K]\n\n    def forward", "# [K, K], by offset\n\n    def forward")
+    assert _id_with(tmp_path / "again", comment) == ids["none"], "the text of a file is no part of it"
+
+
+OWN = """
+    from dualformer.registry import model_config
+    from torch import nn
+
+    class Net(nn.Module):
+        def __init__(self, num_classes, width, act):
+            super().__init__()
+            self.conv = nn.Conv3d(3, width, 2, 2)
+            self.fc = nn.Linear(width, num_classes)
+
+        def forward(self, clip):
+            return self.fc(self.conv(clip).mean((2, 3, 4)))
+
+    def tiny(num_classes, num_frames=4, crop_size=(8, 8), width=6, act=nn.GELU, *, bias=True):
+        return Net(num_classes, width, act)
+
+    def config(windows=4):
+        return model_config("dualformer_tiny", window_size=(windows, 7, 7))
+"""
+
+
+@pytest.fixture
+def own_id(tmp_path, monkeypatch):
+    """Gives the id of a run of a function of a module of one's own, after texts of the module were replaced."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def id_of(function: str, *changes: tuple[str, str], **overrides: Any) -> str:
+        text = textwrap.dedent(OWN)
+        for old, new in changes:
+            assert old in text
+            text = text.replace(old, new)
+        (tmp_path / "own_nets.py").write_text(text)
+        importlib.invalidate_caches()
+        sys.modules.pop("own_nets", None)
+        shutil.rmtree(tmp_path / "__pycache__", ignore_errors=True)  # edits within a second may have one size
+        return RunConfig().changed(model={"name": f"own_nets:{function}", "overrides": overrides}).run_id
+
+    yield id_of
+    sys.modules.pop("own_nets", None)
+
+
+def test_defaults_of_a_function_of_ones_own_are_part_of_the_run(own_id):
+    plain = own_id("tiny")
+    assert own_id("tiny", width=6) == own_id("tiny", bias=True) == plain
+    assert own_id("tiny", ("width=6", "width=12")) == own_id("tiny", width=12) != plain
+    assert own_id("tiny", ("width=6", "width=12"), width=6) == plain
+    assert own_id("tiny", ("act=nn.GELU", "act=nn.ReLU")) != plain
+    assert own_id("tiny", ("bias=True", "bias=False")) == own_id("tiny", bias=False) != plain
+    assert own_id("tiny", ("num_frames=4", "num_frames=6")) != plain
+    config = own_id("config")
+    assert (
+        own_id("config", windows=4) == config == own_id("config", attention_options={"L": {"window_size": [4, 7, 7]}})
+    )
+    assert own_id("config", ("windows=4", "windows=2")) != config
 
 
 def test_an_edited_default_of_a_model_makes_a_new_run(monkeypatch):

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 
 from dualformer.data.config import DataConfig
-from dualformer.data.csv_files import inert, read_csv, write_csv
+from dualformer.data.csv_files import read_csv, write_csv
 from dualformer.data.dataset import VideoDataset
 from dualformer.data.files import DataError, frame_folders, video_files
 from dualformer.data.inspection import inspect_all
 from dualformer.data.manifest import read_manifest
 from dualformer.data.reader import VideoError, VideoInfo, inspect_video, read_in_order
+from dualformer.results.files import inert
 from tests.helpers.videos import write_images, write_manifest, write_video
 
 ACCENTED = unicodedata.normalize("NFC", "écho.mp4"), unicodedata.normalize("NFD", "écho.mp4")

@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from dualformer.config import ConfigError
 from dualformer.data import two_scale
+from dualformer.data.manifest import MANIFEST_NAME
 from dualformer.data.reader import read_by_seeking
 from dualformer.data.two_scale import CLASSES, MOTIONS, RELATIONS, SITE_PX, Factors, TwoScaleConfig, draw, ensure
 
@@ -177,7 +178,7 @@ def test_the_brightness_of_squares_does_not_give_the_motion(clips):
 
 def test_files_hold_the_clips_that_were_drawn(tmp_path):
     folder = ensure(SMALL, tmp_path)
-    with open(folder / two_scale.MANIFEST, newline="") as file:
+    with open(folder / MANIFEST_NAME, newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["split"] for row in rows] == ["train"] * 16 + ["test"] * 8
     for index, row in enumerate(rows):

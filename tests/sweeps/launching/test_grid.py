@@ -31,6 +31,11 @@ def test_the_projects_grids_are_right(path: Path, tmp_path: Path):
     assert grid.runs and grid.name == path.stem and grid.description
 
 
+def test_a_demo_that_is_killed_goes_on_within_a_run():
+    trains = [run.config.train for run in load_grid("ablations.yaml").runs]
+    assert all(0 < train.save_every <= train.steps / 8 for train in trains)
+
+
 def test_axes_multiply_and_rows_add(load):
     grid = load(
         """

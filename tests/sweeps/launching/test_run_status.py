@@ -14,7 +14,7 @@ from slurm import queue, slurm_array
 from slurm.job_id import JobId
 from slurm.queue import QueuedJob
 from sweeps.launching import ledger, status
-from sweeps.launching.run_status import run_status
+from sweeps.launching.run_status import activity, run_status
 
 ROOT = Path(__file__).parents[3]
 
@@ -76,10 +76,18 @@ def test_a_claimed_run_is_running_and_shows_its_step(runs: Path):
     append_metrics(runs / "sent", {"step": 40, "steps": 100, "loss": 1.0, "clips_per_s": 16.0})
     append_metrics(runs / "sent", {"step": 40, "steps": 100, "held_out_top1": 0.5})
     (runs / "sent" / "config.json").write_text(json.dumps({"train": {"batch_size": 32}}))
+    log, waiting = runs / "sent" / "log", "waiting to train for 20 s: process 7 has been timing"
+    said = []
     with claimed(runs / "sent"):
         found = run_status(runs / "sent")
+        for line in ("", "step 40/100  loss 1.0\n", f"{waiting}\n", "\n"):
+            with open(log, "a") as file:
+                file.write(line)
+            said.append(activity(runs / "sent"))
     assert (found.state, found.attempt, found.node) == ("running", 1, "node7")
     assert (found.progress, found.left) == ("40/100", "0:02:00")
+    assert said == ["40/100", "40/100", f"40/100 {waiting}", f"40/100 {waiting}"]
+    assert activity(runs / "new") == "waiting" and activity(runs / "sent") == "queued slurm:12_3"
 
 
 def test_a_lost_run_says_why(runs: Path):

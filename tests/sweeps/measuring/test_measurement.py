@@ -177,16 +177,6 @@ def test_measurement_is_complete_and_leaves_no_trace(model):
     assert not any(module.__dict__.get("forward") for module in model.modules())
 
 
-@pytest.mark.parametrize("threads", [1, 2, 3])
-def test_every_pass_has_the_threads_that_were_asked_for(model, threads):
-    seen = []
-    model.head.register_forward_hook(lambda *args: seen.append(torch.get_num_threads()))
-    torch.set_num_threads(4)
-    measure.measure(model, MeasureConfig(samples=3), device="cpu", threads=threads)
-    assert len(seen) > 10 and set(seen) == {threads}
-    assert torch.get_num_threads() == 4
-
-
 def test_fields_from_times():
     times = timing.Times(
         [], True, [float(n) for n in range(1, 12)], 4.0, start_ms=0.1, canary_ratio=2.0, drift=0.0, doubt=""
