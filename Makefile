@@ -18,7 +18,7 @@ demo: $(VENV)/installed
 	@# A run that failed (status 1) is a row of the figures too; only a grid that could not start ends here.
 	@status=0; $(BIN)/python sweeps/launch.py --grid ablations.yaml --runs $(RUNS) || status=$$?; \
 	[ $$status -le 1 ] || exit $$status; \
-	$(BIN)/python analysis/collect.py --runs $(RUNS) --out build/results && \
+	$(BIN)/python analysis/collect.py --runs $(RUNS) --out build/results --replace && \
 	$(BIN)/python analysis/regenerate.py --results build/results analysis/results --figures build/figures && \
 	echo "Look at build/figures/report.html, or at the pictures beside it; the runs are in $(RUNS)/." && exit $$status
 

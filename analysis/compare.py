@@ -33,7 +33,7 @@ from dualformer.results import result_set, statistics
 from dualformer.results.result import metrics, of_kind
 from dualformer.results.result_set import ResultSetError, is_number
 from dualformer.results.statistics import LEVEL
-from dualformer.results.table import Row, configuration
+from dualformer.results.table import Row, configuration, whole
 from sweeps.run_config import irrelevant_fields
 
 if TYPE_CHECKING:
@@ -290,7 +290,7 @@ def _by_configuration(letter: str, side: Side, ignored: set[str]) -> dict[str, R
     """Rows by what was chosen, in the order of the set."""
     found: dict[str, Row] = {}
     for row in side.rows:
-        content = {name: _plain(value) for name, value in _chosen(row).items() if name not in ignored}
+        content = {name: whole(value) for name, value in _chosen(row).items() if name not in ignored}
         key = json.dumps(content, sort_keys=True)
         if key in found:
             raise CompareError(
@@ -304,13 +304,6 @@ def _by_configuration(letter: str, side: Side, ignored: set[str]) -> dict[str, R
 def _chosen(row: Row) -> Row:
     """What was chosen and can matter."""
     return {name: value for name, value in configuration(row).items() if name not in irrelevant_fields()}
-
-
-def _plain(value: Any) -> Any:
-    """8.0 is 8, as some programs save it."""
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _labels(joined: Sequence[tuple[Row, Row]]) -> list[str]:

@@ -167,6 +167,7 @@ def _summary(table: load.Table) -> dict[str, Any]:
     shown = {"run_id": "run_id", "status": "status", "reason": "reason", "provenance.torch": "torch",
              "provenance.threads": "threads", "provenance.started_utc": "started_utc"}  # fmt: skip
     runs = table.frame[list(shown)].rename(columns=shown).assign(label=tables.labels(table))
+    runs["disturbed"] = tables.disturbed(table.frame)
     return {
         "grid": table.grid,
         "sheet": table.sheet,

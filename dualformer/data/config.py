@@ -20,6 +20,7 @@ ShortVideo = Literal["error", "repeat_last", "loop"]
 
 RELATIONS = ("same", "different")
 MOTIONS = ("horizontal", "vertical")
+FACTORS = {"relation": RELATIONS, "motion": MOTIONS}
 """The two factors of the embedded data set; its classes are the pairs."""
 
 SITE_PX = 4

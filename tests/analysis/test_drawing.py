@@ -191,7 +191,7 @@ from dualformer.attention.base import Attention
 
 class Axial(Attention):
     letter = "{letter}"
-    words = "axial"
+    words = "crosswise"
     colour = "#123456"
     marker = "*"
 """
@@ -199,7 +199,7 @@ class Axial(Attention):
 
 def test_a_new_letter_is_drawn_under_its_own_words_and_colour(tmp_path):
     (tmp_path / "letters").mkdir()
-    (tmp_path / "letters" / "axial.py").write_text(NEW_ATTENTION.replace("{letter}", FREE))
+    (tmp_path / "letters" / "crosswise.py").write_text(NEW_ATTENTION.replace("{letter}", FREE))
     differs = {}
     for number, pattern in enumerate(("LG", FREE * 2, f"L{FREE}")):
         for frames in (8, 16):
@@ -212,12 +212,15 @@ def test_a_new_letter_is_drawn_under_its_own_words_and_colour(tmp_path):
     [table] = load.load_grid("letters", [tmp_path])
     with attention.also_in(tmp_path / "letters"):
         frame = tables.ablation(table).set_index("pattern")
-        assert frame.loc[FREE * 2, ["words", "colour", "marker"]].to_numpy().tolist() == [["axial", "#123456", "*"]] * 2
-        assert set(frame.loc[f"L{FREE}", "words"]) == {"window + axial"}
+        assert (
+            frame.loc[FREE * 2, ["words", "colour", "marker"]].to_numpy().tolist()
+            == [["crosswise", "#123456", "*"]] * 2
+        )
+        assert set(frame.loc[f"L{FREE}", "words"]) == {"window + crosswise"}
         assert frame["colour"].nunique() == 3
         drawing = growth.draw(tables.growth(table)[0], table)
         bars = ablation_figure.draw(tables.ablation(table), table)
-    assert f"{FREE * 2}  axial" in words(drawing) and "axial" in words(bars)
+    assert f"{FREE * 2}  crosswise" in words(drawing) and "crosswise" in words(bars)
     assert "#123456" in {line.get_color() for axis in drawing.figure.axes for line in axis.lines}
 
 

@@ -412,3 +412,9 @@ def test_writers_on_one_table():
     assert r"\textbf{x}\textsuperscript{\textdagger{}} & 1 \\" in latex(one) and r"n, \%" in latex(one)
     assert "<td><strong>x</strong><sup>&#8224;</sup></td>" in as_html(one)
     assert as_csv(["a", "n"], [["-x", -1.5], [None, 2]]) == "a,n\n'-x,-1.5\n,2"
+
+
+def test_seeds_of_other_settings_are_no_repetitions(add, runs, numbers):
+    for seed, frames in enumerate((8, 16)):
+        add(config(BASE, seed, frames=frames), scored(BASE, 0.5 + seed / 10), seed=seed, **{"model.num_frames": frames})
+    assert numbers(runs, "--by", "model.attention")[BASE]["top1_interval"] == "range"

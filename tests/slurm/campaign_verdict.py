@@ -30,11 +30,11 @@ def verdict(campaign: Campaign) -> dict[str, list[str]]:
             broken["present"].append(f"{name}: {result.reason if result else 'no result'}")
             continue
         ends = sum(event["event"] == "end" for event in events)
-        if ends > 1 + campaign.torn_results[name]:
+        if ends > 1 + campaign.torn_results[name] + campaign.removed[name]:
             broken["once"].append(f"{name}: computed {ends} times")
         back = furthest_back(run_dir)
         allowed = SAVE_EVERY * ((2 if campaign.torn_checkpoints[name] else 1) + unsaved_checkpoints(run_dir))
-        if back > allowed and not campaign.torn_results[name]:
+        if back > allowed and not campaign.torn_results[name] and not campaign.removed[name]:
             broken["steps"].append(f"{name}: went back {back} steps")
         if timeless(result.to_dict()) != timeless(calm.to_dict()) or not same_predictions(run_dir, campaign.folder):
             broken["equal"].append(name)
@@ -59,7 +59,3 @@ def timeless(result: dict[str, object]) -> dict[str, object]:
 def same_predictions(run_dir: Path, folder: Path) -> bool:
     calm = folder / "calm" / run_dir.name / "predictions.csv"
     return (run_dir / "predictions.csv").read_bytes() == calm.read_bytes()
-
-
-def attempts(campaign: Campaign) -> int:
-    return sum(event["event"] == "start" for run_dir in campaign.run_dirs() for event in ledger.read(run_dir))

@@ -1,16 +1,18 @@
 """A sweep on a private Slurm cluster while everything that can happen to it does, against one that is left in peace.
 
-    python tests/slurm/fault_campaign.py                          # 40 runs, some 10 minutes on two cores
-    python tests/slurm/fault_campaign.py --runs 5 --faults 0      # each kind of fault once
+    python tests/fault_campaign.py                          # 40 runs, some 10 minutes on two cores
+    python tests/fault_campaign.py --runs 5 --faults 0      # each kind of fault once
 
 Every run trains a small network on real video files with a checkpoint every few steps. While launchers work on the
 sweep, faults of all kinds come in random order: jobs are queued again, preempted, warned and cancelled by signal;
 workers and launchers are killed; a second launcher joins, a second process starts on a run; nodes, slurmd and
 slurmctld go away and come back; nodes can't launch what they are given; the disk fills up; checkpoints and results are
-torn; the code is edited. In the end it must hold that
+torn; run folders are removed; jobs that wait are cancelled; a launch comes from within a job; the code is edited, while
+runs start and while they wait. In the end it must hold that
 
 * every kind of fault came about,
-* every run is there and ok, and was computed to its end once (once more for every result that was torn),
+* every run is there and ok, and was computed to its end once (once more for every result that was torn, and for every
+  removal of its folder),
 * no process worked on a run whose claim another one held,
 * steps never went back by more than a save interval (two where a checkpoint was torn, and one more for each that a full
   disk did not take),
@@ -46,7 +48,7 @@ from dualformer.results.layout import SNAPSHOTS
 from dualformer.results.result import read_result
 from sweeps.source import PACKAGES, ROOT
 from tests.helpers.small_run import MODEL, write_bright_and_dark
-from tests.slurm.campaign_verdict import SAVE_EVERY, attempts, verdict
+from tests.slurm.campaign_verdict import SAVE_EVERY, verdict
 from tests.slurm.faults import DISK_MB, FAULTS, LAUNCH, Campaign, run_cluster, write_prolog
 from tests.slurm.test_slurm import free_ports
 
@@ -150,7 +152,7 @@ def run_campaign(folder: Path, *, num_runs: int, num_faults: int, seed: int, min
         broken = verdict(campaign)
         report = {
             "runs": num_runs,
-            "attempts": attempts(campaign),
+            "attempts": campaign.num_attempts(),
             "faults_survived": dict(sorted(campaign.faults.items())),
             "crashes_of_slurmctld": campaign.crashes,
             "seed": seed,

@@ -6,6 +6,8 @@ import dataclasses
 import json
 import os
 import random
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -40,6 +42,7 @@ class Campaign:
         faults: how often each kind happened.
         torn_results: runs whose result was torn after they had finished.
         torn_checkpoints: runs that lost a checkpoint.
+        removed: runs that lost their folder.
         unclaimed: runs that a process was at while another one held the claim.
         crashes: how often slurmctld was gone without our doing. Version 22.05.8 crashes at times when a job that was
             requeued off a dead node reports in.
@@ -51,6 +54,7 @@ class Campaign:
     faults: Counter[str] = dataclasses.field(default_factory=Counter)
     torn_results: Counter[str] = dataclasses.field(default_factory=Counter)
     torn_checkpoints: Counter[str] = dataclasses.field(default_factory=Counter)
+    removed: Counter[str] = dataclasses.field(default_factory=Counter)
     crashes: int = 0
     launchers: list[subprocess.Popen[bytes]] = dataclasses.field(default_factory=list)
     doubles: list[subprocess.Popen[bytes]] = dataclasses.field(default_factory=list)
@@ -66,6 +70,11 @@ class Campaign:
         rows = json.loads(manifest.read_text())["runs"] if manifest.exists() else []
         return [self.runs / row["run_id"] for row in rows]
 
+    def num_attempts(self) -> int:
+        """How often a process took a run on."""
+        events = (event for run_dir in self.run_dirs() for event in ledger.read(run_dir))
+        return sum(event["event"] == "start" for event in events)
+
     def working(self) -> Iterator[tuple[Path, int]]:
         """Runs that a process is at, and its number."""
         for run_dir in self.run_dirs():
@@ -75,10 +84,14 @@ class Campaign:
 
     def launch(self) -> None:
         """Starts a launcher as a user would."""
-        command = [sys.executable, *LAUNCH, "--profile", "profile.yaml", "--executor", "slurm"]
+        command = self._launch_command()
         with open(self._log(len(self.launchers)), "wb") as log:
             process = subprocess.Popen(command, cwd=self.folder, stdout=log, stderr=log, start_new_session=True)
         self.launchers.append(process)
+
+    def _launch_command(self) -> list[str]:
+        """As a user types it who wants those that were cancelled after all."""
+        return [sys.executable, *LAUNCH, "--profile", "profile.yaml", "--executor", "slurm", "--retry", "skipped"]
 
     def _log(self, number: int) -> Path:
         return self.folder / f"launch-{number}.log"
@@ -116,7 +129,8 @@ class Campaign:
 
     def done(self) -> bool:
         run_dirs = self.run_dirs()
-        return bool(run_dirs) and all(read_result(run_dir) for run_dir in run_dirs)
+        results = [read_result(run_dir) for run_dir in run_dirs]
+        return bool(results) and all(result and result.status != "skipped" for result in results)
 
     # Faults. Each returns whether there was an occasion for it.
 
@@ -246,6 +260,72 @@ class Campaign:
         path.write_text(text)
         return True
 
+    def edit_code_while_runs_wait(self) -> bool:
+        """A job that waits starts while the checkout is broken."""
+        if self.launcher_starting():
+            return False
+        waiting = self._requeue_and_hold()
+        path = self.folder / "code" / "sweeps" / "launching" / "attempt.py"
+        text, started = path.read_text(), self.num_attempts()
+        path.write_text("raise RuntimeError('half-edited')\n" + text)
+        self._let_nodes_go()
+        occasion = bool(waiting) and self._within(_OCCASION_S, lambda: self.num_attempts() > started)
+        path.write_text(text)
+        return occasion
+
+    def cancel_pending(self) -> bool:
+        """A person cancels a job that waits."""
+        job_id = self._requeue_and_hold()
+        done = bool(job_id) and subprocess.run(["scancel", job_id], capture_output=True).returncode == 0
+        self._let_nodes_go()
+        return done
+
+    def remove_folder(self) -> bool:
+        """A person removes the folder of a run that is under way."""
+        working = [run_dir for run_dir, _ in self.working()]
+        if not working or not self.launcher_alive():
+            return False
+        run_dir = self.random.choice(working)
+        self.removed[run_dir.name] += 1
+        while run_dir.exists():  # its process may be writing there
+            shutil.rmtree(run_dir, ignore_errors=True)
+        return True
+
+    def launch_from_job(self) -> bool:
+        """A launcher that is itself a job, of one part of an array and with limits of its own."""
+        command = shlex.join(self._launch_command())
+        options = ["-p", "normal", "-n1", "-t", "30", "--mem-per-cpu=1500", "--array=0-0", "-J", "launcher"]
+        with open(self.folder / f"launch-from-job-{len(self.doubles)}.log", "wb") as log:
+            waiting = subprocess.Popen(
+                ["sbatch", "-W", *options, "-o", str(self.folder / "launch-from-job-%A.out"), "--wrap", command],
+                cwd=self.folder, stdout=log, stderr=log,
+            )  # fmt: skip
+        self.doubles.append(waiting)
+        return self._within(3 * _OCCASION_S, self._job_launcher_runs)
+
+    def _job_launcher_runs(self) -> bool:
+        return any(job.name == "launcher" and job.state == "RUNNING" for job in (queue.jobs() or {}).values())
+
+    def _requeue_and_hold(self) -> str:
+        """Puts a running job back into the queue, where it waits since no node takes any; its id, "" if none does."""
+        jobs = self._running_jobs()
+        if not jobs:
+            return ""
+        job_id = self.random.choice(jobs)
+        for node in self._nodes():
+            self._scontrol("update", f"nodename={node}", "state=drain", "reason=campaign")
+        self._scontrol("requeue", job_id)
+
+        def waits() -> bool:
+            job = (queue.jobs() or {}).get(job_id)
+            return job is not None and job.state == "PENDING"
+
+        return job_id if self._within(_OCCASION_S, waits) else ""
+
+    def _let_nodes_go(self) -> None:
+        for node in self._nodes():
+            self._scontrol("update", f"nodename={node}", "state=resume")
+
     def _to_a_running_job(self, *command: str) -> bool:
         jobs = self._running_jobs()
         return bool(jobs) and subprocess.run([*command, self.random.choice(jobs)], capture_output=True).returncode == 0
@@ -306,6 +386,10 @@ FAULTS: tuple[Callable[[Campaign], bool], ...] = (
     Campaign.fill_disk,
     Campaign.tear_result,
     Campaign.edit_code,
+    Campaign.edit_code_while_runs_wait,
+    Campaign.cancel_pending,
+    Campaign.remove_folder,
+    Campaign.launch_from_job,
 )
 
 
