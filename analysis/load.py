@@ -78,6 +78,17 @@ def load_grid(grid: str, folders: Sequence[Path] = ()) -> list[Table]:
     return []
 
 
+def load_all(folders: Sequence[Path] = ()) -> list[Table]:
+    """Loads every table there is, by grid and device; of each grid those of the first folder that has any.
+
+    Raises:
+        LoadError: one of them can't be trusted.
+    """
+    folders = folders or results_folders()
+    grids = sorted({path.parent.name for folder in folders for path in folder.glob(f"*/*{TABLE}")})
+    return [table for grid in grids for table in load_grid(grid, folders)]
+
+
 def load_table(path: Path) -> Table:
     """Loads `<device>.csv` with `<device>.manifest.json`.
 

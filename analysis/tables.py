@@ -27,6 +27,8 @@ RE_REPORTS = ("as cited", "mmaction2", "mmaction2 port", "mmaction2 trained", "p
 SEED = "seed"
 ATTENTION = "model.attention"
 MODEL = "model.name"
+FRAMES = "model.num_frames"
+SIDE = "model.crop_size"
 LATENCY = "latency_ms_p50"
 
 
@@ -54,6 +56,12 @@ def _factor_chance(num_classes: int, num_factors: int) -> float:
     values = round(num_classes ** (1 / num_factors))
     prime = values > 1 and all(values % divisor for divisor in range(2, values))
     return 1 / values if prime and values**num_factors == num_classes else math.nan
+
+
+def shows_growth(table: Table) -> bool:
+    """Whether a grid is about longer or larger clips: it has several sizes of them, and nothing was learned."""
+    sizes = [name for name in (FRAMES, SIDE) if name in table.sheet["differs"] and name in table.frame]
+    return any(table.frame[name].nunique() > 1 for name in sizes) and not accuracies(table.frame)
 
 
 def ablation(table: Table) -> pd.DataFrame:
@@ -208,8 +216,8 @@ def growth(table: Table) -> tuple[dict[str, pd.DataFrame], pd.DataFrame]:
     """
     frame = ablation(table)
     frame["label"] = frame["pattern"].fillna(frame[MODEL].map(model_labels(frame[MODEL].dropna())))
-    frame["frames"] = pd.to_numeric(frame["model.num_frames"])
-    frame["side_px"] = [_side_px(value) for value in frame["model.crop_size"]]
+    frame["frames"] = pd.to_numeric(frame[FRAMES])
+    frame["side_px"] = [_side_px(value) for value in frame[SIDE]]
     known = frame.dropna(subset=["frames", "side_px"])
     lines = {}
     for axis, fixed in (("frames", "side_px"), ("side_px", "frames")):

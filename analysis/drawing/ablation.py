@@ -24,9 +24,9 @@ def draw(frame: pd.DataFrame, table: Table) -> canvas.Drawing:
         frame: rows of `tables.ablation`; rows that are not ok keep their line and show their status.
         table: where the rows come from.
     """
-    title = "What each attention pattern learns, and what it costs"
-    source = canvas.provenance_line([table])
     accuracies = tables.accuracies(frame)
+    title = _title(table, learned=bool(accuracies))
+    source = canvas.provenance_line([table])
     costs = [name for name in ("gmacs_per_view", "latency_ms_p50") if frame[name].notna().any()]
     panels = len(accuracies + costs)
     if not panels:
@@ -43,6 +43,14 @@ def draw(frame: pd.DataFrame, table: Table) -> canvas.Drawing:
         axis.tick_params(labelleft=False)
     _mark_failures(axes[0], frame, names)
     return canvas.Drawing(figure, title, source)
+
+
+def _title(table: Table, learned: bool) -> str:
+    """What the figure shows, by what the grid varies."""
+    differs = table.sheet["differs"]
+    kinds = {tables.ATTENTION: "attention pattern", tables.MODEL: "network"}
+    kind = next((words for field, words in kinds.items() if field in differs), "setting")
+    return f"What each {kind} learns, and what it costs" if learned else f"What each {kind} costs"
 
 
 def _accuracy_panel(axis: Axes, frame: pd.DataFrame, names: Sequence[str], column: str) -> None:
