@@ -1,5 +1,6 @@
 # make demo   from a bare checkout to figures: environment, embedded videos, the ablation sweep, the report
 # make test   the test suite from the same start; PYTEST_ARGS="-m slow" runs what takes minutes
+# make lint   ruff: what it finds wrong, and how it lays out
 # make types  mypy, at the level that pyproject.toml states
 # make bench  pytest-benchmark over the attention variants
 # make figures  the figures again, from the committed results and those of the demo
@@ -11,18 +12,21 @@ BIN := $(VENV)/bin
 RUNS ?= runs
 export PYTHONUNBUFFERED := 1
 
-.PHONY: demo test types bench figures clean
+.PHONY: demo test lint types bench figures clean
 
 demo: $(VENV)/installed
 	@# A run that failed (status 1) is a row of the figures too; only a grid that could not start ends here.
 	@status=0; $(BIN)/python sweeps/launch.py --grid ablations.yaml --runs $(RUNS) || status=$$?; \
 	[ $$status -le 1 ] || exit $$status; \
-	$(BIN)/python analysis/collect.py --runs $(RUNS) --out build/results && \
+	$(BIN)/python analysis/collect.py --runs $(RUNS) --out build/results --replace && \
 	$(BIN)/python analysis/regenerate.py --results build/results analysis/results --figures build/figures && \
 	echo "Look at build/figures/report.html, or at the pictures beside it; the runs are in $(RUNS)/." && exit $$status
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
 types: $(VENV)/installed
 	$(BIN)/python -m mypy

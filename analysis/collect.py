@@ -1,13 +1,16 @@
-"""Turn a folder of runs into tables to commit: one CSV per grid and device, with its sheet beside it.
+"""Turn run folders into one table per grid and device.
 
-    python analysis/collect.py --runs runs [--grid NAME ...] [--out analysis/results] [--allow-mixed-code]
+Tables are to be committed, each with its sheet beside it.
+
+    python analysis/collect.py --runs runs [--grid NAME ...] [--out analysis/results] [--allow-mixed-code] [--replace]
 
 Reads `<runs>/<grid>.grid.json` (the runs that the grid expects) and each expected run's `result.json`, `config.json`
 and `provenance.json`; writes `<out>/<grid>/<device>.csv` and `<out>/<grid>/<device>.manifest.json`. A table has a row
 for every run the grid expects, whatever became of it: a run without a result is a row of status `missing`. Such a row,
 and any other that names no device, stands in each device's table, because nothing says which it was meant for.
 
-Rows whose runs used a file of the project that isn't the same in both are not put into one table.
+Rows whose runs used a file of the project that isn't the same in both are not put into one table. A table that has more
+finished runs than these is not replaced, unless told.
 
 Exit status: 0 written; 2 nothing written, with the reason.
 """
@@ -69,6 +72,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="let a table hold rows whose runs used different states of the same file (default: refuse)",
     )
+    parser.add_argument(
+        "--replace",
+        action="store_true",
+        help="put these tables in the place of any that have more finished runs (default: refuse)",
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -78,6 +86,8 @@ def run(options: argparse.Namespace) -> int:
         tables = {record["grid"]: collect(options.runs, record, options.allow_mixed_code) for record in records}
         if not any(tables.values()):
             raise CollectError(f"no run of {', '.join(tables)} in '{options.runs}' has finished yet")
+        if not options.replace:
+            refuse_to_lose(options.out, [sheet for pairs in tables.values() for sheet, _ in pairs])
         for name, pairs in tables.items():
             for sheet, rows in pairs:
                 print(printable(f"{write(options.out, sheet, rows)}: {_summary(rows)}"))
@@ -149,9 +159,25 @@ def device_slug(name: str) -> str:
     return slug[:_LONGEST_SLUG].strip("-") or "unknown-device"
 
 
+def refuse_to_lose(out: Path, sheets: Iterable[Sheet]) -> None:
+    """Raises `CollectError` where a table is there that has more finished runs than the one to come."""
+    for sheet in sheets:
+        path = _place(out, sheet)
+        there, here = len((_object(table.sheet_path(path)) or {}).get("finished") or ()), len(sheet["finished"])
+        if there > here:
+            raise CollectError(
+                f"'{path}' has {there} finished runs, and these are {here}; nothing was written. "
+                "--out puts them elsewhere, --replace in its place"
+            )
+
+
+def _place(out: Path, sheet: Mapping[str, Any]) -> Path:
+    return out / sheet["grid"] / f"{sheet['device']}{TABLE}"
+
+
 def write(out: Path, sheet: Mapping[str, Any], rows: list[Row]) -> Path:
     """Writes the table and its sheet, each whole or not at all; returns the table's path."""
-    path = out / sheet["grid"] / f"{sheet['device']}{TABLE}"
+    path = _place(out, sheet)
     path.parent.mkdir(parents=True, exist_ok=True)
     table.write(path, rows, sheet)
     return path

@@ -1,4 +1,6 @@
-"""Say which of two result sets is quicker, smaller or better, run by run.
+"""Compare two sets of results, run by run.
+
+Says which is quicker, smaller or better.
 
     dualformer compare A B [--metric FIELD] [--across FIELD ...]
 
@@ -23,9 +25,7 @@ import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from dualformer.arguments import parse_and_run, printable, program
 from dualformer.config import nearest
@@ -33,8 +33,11 @@ from dualformer.results import result_set, statistics
 from dualformer.results.result import metrics, of_kind
 from dualformer.results.result_set import ResultSetError, is_number
 from dualformer.results.statistics import LEVEL
-from dualformer.results.table import Row, configuration
+from dualformer.results.table import Row, configuration, whole
 from sweeps.run_config import irrelevant_fields
+
+if TYPE_CHECKING:
+    import numpy as np
 
 LATENCY = "latency_ms_p50"
 
@@ -188,6 +191,8 @@ def compare(a: Side, b: Side, metric: str = LATENCY, across: Iterable[str] = ())
         CompareError: the sets differ in a condition that `across` doesn't name, a row has several partners, `across`
             names nothing, or there is no pair at all.
     """
+    import numpy as np  # here, so that --help doesn't wait for it
+
     across = list(across)
     _refuse_mixed(a, b, across)
     joined, left_out = _join(a, b, _fields(a, b, across))
@@ -285,7 +290,7 @@ def _by_configuration(letter: str, side: Side, ignored: set[str]) -> dict[str, R
     """Rows by what was chosen, in the order of the set."""
     found: dict[str, Row] = {}
     for row in side.rows:
-        content = {name: _plain(value) for name, value in _chosen(row).items() if name not in ignored}
+        content = {name: whole(value) for name, value in _chosen(row).items() if name not in ignored}
         key = json.dumps(content, sort_keys=True)
         if key in found:
             raise CompareError(
@@ -299,13 +304,6 @@ def _by_configuration(letter: str, side: Side, ignored: set[str]) -> dict[str, R
 def _chosen(row: Row) -> Row:
     """What was chosen and can matter."""
     return {name: value for name, value in configuration(row).items() if name not in irrelevant_fields()}
-
-
-def _plain(value: Any) -> Any:
-    """8.0 is 8, as some programs save it."""
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _labels(joined: Sequence[tuple[Row, Row]]) -> list[str]:

@@ -6,16 +6,14 @@ number or a text in each cell and a header of names with units.
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import html
-import io
 import re
 from collections.abc import Sequence
 from typing import Any
 
 from dualformer.arguments import one_line
-from dualformer.results.files import inert
+from dualformer.results.files import csv_text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,25 +83,26 @@ def latex(table: Printed) -> str:
 
 def as_html(table: Printed) -> str:
     """Returns a `<table>` and a list of its notes."""
-    heads = "".join(f'<th scope="col">{html.escape(head)}</th>' for head in table.heads)
+    heads = "".join(f'<th scope="col">{_escape_html(head)}</th>' for head in table.heads)
     body = ["<tr>" + "".join(map(_html_cell, line)) + "</tr>" for line in table.lines]
-    notes = ["<ul>", *(f"<li>{html.escape(note)}</li>" for note in table.notes), "</ul>"] if table.notes else []
-    lines = [f"<table>\n<caption>{html.escape(table.caption)}</caption>", f"<thead><tr>{heads}</tr></thead>", "<tbody>"]
+    notes = ["<ul>", *(f"<li>{_escape_html(note)}</li>" for note in table.notes), "</ul>"] if table.notes else []
+    lines = [
+        f"<table>\n<caption>{_escape_html(table.caption)}</caption>",
+        f"<thead><tr>{heads}</tr></thead>",
+        "<tbody>",
+    ]
     text = "\n".join([*lines, *body, "</tbody>\n</table>", *notes])
     return text.encode("ascii", "xmlcharrefreplace").decode()
 
 
 def as_csv(names: Sequence[str], lines: Sequence[Sequence[Any]]) -> str:
     """Returns a table of plain values, None being empty."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerows([inert(_plain(value)) for value in line] for line in (names, *lines))
-    return text.getvalue().rstrip("\n")
+    return csv_text(map(_plain, line) for line in (names, *lines)).rstrip("\n")
 
 
 def escape_markdown(text: str) -> str:
     """Text that Markdown shows as it is: underscores within words and brackets that are no link stay readable."""
-    text = re.sub(r"([\\`*<>|~&$#])", r"\\\1", one_line(text))
+    text = re.sub(r"([\\`*<>|~&$#])", r"\\\1", _single(text))
     return re.sub(r"(?<!\w)_|_(?!\w)", r"\\_", text).replace("](", r"]\(").replace("][", r"]\[").replace("![", r"\![")
 
 
@@ -117,7 +116,7 @@ _LATEX = {
 
 def escape_latex(text: str) -> str:
     """Text that LaTeX sets as it is."""
-    return "".join(_LATEX.get(letter, letter) for letter in one_line(text))
+    return "".join(_LATEX.get(letter, letter) for letter in _single(text))
 
 
 def _markdown_cell(cell: Cell) -> str:
@@ -138,10 +137,19 @@ def _latex_line(cells: Sequence[str]) -> str:
 
 
 def _html_cell(cell: Cell) -> str:
-    text = html.escape(cell.text)
-    marks = f"<sup>{html.escape(cell.marks)}</sup>" if cell.marks else ""
+    text = _escape_html(cell.text)
+    marks = f"<sup>{_escape_html(cell.marks)}</sup>" if cell.marks else ""
     return f"<td>{f'<strong>{text}</strong>' if cell.strong else text}{marks}</td>"
 
 
 def _plain(value: Any) -> Any:
-    return one_line(value) if isinstance(value, str) else value
+    return _single(value) if isinstance(value, str) else value
+
+
+def _escape_html(text: str) -> str:
+    return html.escape(_single(text))
+
+
+def _single(text: str) -> str:
+    """Text on one line, as tables of results keep it."""
+    return one_line(" ".join(text.split()))

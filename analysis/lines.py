@@ -12,6 +12,7 @@ import functools
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from statistics import mean  # exact: the mean of equal costs is that cost, and so no line is cheaper by a rounding
 from typing import Any, Literal
 
 import pandas as pd
@@ -148,9 +149,8 @@ def estimate(line: Line, name: str) -> Estimate | None:
     values = [float(row[name]) for row in rows]
     if not values:
         return None
-    mean = math.fsum(values) / len(values)
     low, high, kind = _bounds(line, name, values, rows[0])
-    return Estimate(mean, low, high, kind, len(values))
+    return Estimate(mean(values), low, high, kind, len(values))
 
 
 def _bounds(line: Line, name: str, values: Sequence[float], row: Row) -> tuple[float, float, Interval]:

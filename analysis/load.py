@@ -18,7 +18,12 @@ from dualformer.results.result import ROW_STATUSES, SCHEMA_VERSION, fields
 
 FOLDER = Path(__file__).resolve().parent
 RESULTS_VARIABLE = "ANALYSIS_RESULTS"
-SHEET_FIELDS = ("grid", "device", "device_name", "commits", "dirty", "expected", "finished", "missing", "differs")
+SHEET_FIELDS = {
+    **dict.fromkeys(("grid", "device", "device_name"), str),
+    **dict.fromkeys(("commits", "expected", "finished", "missing", "differs"), list),
+    "dirty": bool,
+}
+"""What every sheet says, and the type of it."""
 
 KINDS = {float: "float64", int: "Int64", bool: "boolean", str: "string", list: "string"}
 """pandas' type of a column whose field has this type."""
@@ -73,6 +78,17 @@ def load_grid(grid: str, folders: Sequence[Path] = ()) -> list[Table]:
     return []
 
 
+def load_all(folders: Sequence[Path] = ()) -> list[Table]:
+    """Loads every table there is, by grid and device; of each grid those of the first folder that has any.
+
+    Raises:
+        LoadError: one of them can't be trusted.
+    """
+    folders = folders or results_folders()
+    grids = sorted({path.parent.name for folder in folders for path in folder.glob(f"*/*{TABLE}")})
+    return [table for grid in grids for table in load_grid(grid, folders)]
+
+
 def load_table(path: Path) -> Table:
     """Loads `<device>.csv` with `<device>.manifest.json`.
 
@@ -106,12 +122,11 @@ def _sheet(path: Path) -> dict[str, Any]:
     absent = [name for name in SHEET_FIELDS if name not in sheet]
     if absent:
         raise LoadError(f"{path} lacks the field(s) {', '.join(absent)}")
-    for name in ("grid", "device", "device_name"):
-        if not isinstance(sheet[name], str):
-            raise LoadError(f"{path}: '{name}' is no text")
-    for name in ("commits", "expected", "finished", "missing", "differs"):
-        if not isinstance(sheet[name], list) or not all(isinstance(item, str) for item in sheet[name]):
-            raise LoadError(f"{path}: '{name}' is no list of text")
+    for name, kind in SHEET_FIELDS.items():
+        if not isinstance(sheet[name], kind):
+            raise LoadError(f"{path}: field '{name}' is {sheet[name]!r}, not a {kind.__name__}")
+        if isinstance(sheet[name], list) and not all(isinstance(item, str) for item in sheet[name]):
+            raise LoadError(f"{path}: field '{name}' is {sheet[name]!r}, not a list of text")
     if path.name != f"{sheet['device']}{SHEET}":  # figures are named by it
         raise LoadError(f"{path}: it is the sheet of device '{sheet['device']}'")
     return sheet

@@ -136,8 +136,10 @@ def _frontier(page: Page) -> str:
     score = columns.head(page.score).removesuffix(", %")
     if not page.front:
         return f"Sorted by {cost}, then {score}; no line has both, so there is no Pareto frontier."
-    frontier = f"Bold: on the Pareto frontier, no line has a higher {score} at the same or a lower cost."
-    return f"Sorted by {cost}, then {score}. {frontier}"
+    return (
+        f"Sorted by {cost}, then {score}. "
+        f"Bold: on the Pareto frontier, where no line has a higher {score} at the same or a lower cost."
+    )
 
 
 def _comparison(page: Page) -> Iterator[str]:

@@ -1,4 +1,6 @@
-"""Make every figure and the report again from result files, by executing each notebook in a fresh kernel.
+"""Draw all figures and the report from the tables.
+
+Each notebook is executed in a fresh kernel.
 
     python analysis/regenerate.py [--results DIR ...] [--figures DIR] [--report FILE]
 
@@ -24,14 +26,15 @@ from analysis.places import OUTPUT  # noqa: E402
 from dualformer.arguments import parse_and_run, program  # noqa: E402
 from dualformer.results.files import write_text  # noqa: E402
 
+DEFAULT_RESULTS = [OUTPUT / "results"]
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    default = [OUTPUT / "results"]
     parser.add_argument(
         "--results",
         type=Path,
         nargs="+",
-        default=default,
+        default=DEFAULT_RESULTS,
         metavar="DIR",
         help="folders of tables, the first that has a grid goes first (default: where collect writes)",
     )
@@ -39,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--figures",
         type=Path,
         metavar="DIR",
-        help="where figures go (default: analysis/figures of a checkout, build/figures elsewhere)",
+        help="where figures go (default: build/figures; of the default results in a checkout, analysis/figures)",
     )
     parser.add_argument(
         "--report",
@@ -53,11 +56,12 @@ def run(options: argparse.Namespace) -> int:
     """Draws and reports; returns the exit status."""
     from analysis import load, report  # here, so that --help doesn't wait for pandas and matplotlib
 
-    figures = (options.figures or OUTPUT / "figures").resolve()
-    page = (options.report or (figures if options.figures else OUTPUT) / "report.html").resolve()
+    output = OUTPUT if options.results == DEFAULT_RESULTS else Path("build")  # committed pictures are of those alone
+    figures = (options.figures or output / "figures").resolve()
+    page = (options.report or (figures if options.figures else output) / "report.html").resolve()
     folders = [folder.resolve() for folder in options.results]
     try:
-        results = report.load_all(folders)
+        results = load.load_all(folders)
     except load.LoadError as error:
         print(f"{program('regenerate')}: {error}", file=sys.stderr)
         return 2

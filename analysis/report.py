@@ -17,7 +17,6 @@ import nbformat
 
 from analysis import load, tables
 from analysis.drawing import canvas
-from dualformer.results.layout import TABLE
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "analysis" / "notebooks"
@@ -41,16 +40,6 @@ class Part:
     alt: str = ""
     level: int = 0
     rows: tuple[tuple[str, ...], ...] = ()
-
-
-def load_all(folders: Sequence[Path]) -> list[load.Table]:
-    """Loads every table that the notebooks may use, by grid and device.
-
-    Raises:
-        LoadError: one of them can't be trusted.
-    """
-    grids = sorted({path.parent.name for folder in folders for path in folder.glob(f"*/*{TABLE}")})
-    return [table for grid in grids for table in load.load_grid(grid, folders)]
 
 
 def execute(path: Path, folders: Sequence[Path], figures: Path) -> list[Part]:
@@ -167,6 +156,7 @@ def _summary(table: load.Table) -> dict[str, Any]:
     shown = {"run_id": "run_id", "status": "status", "reason": "reason", "provenance.torch": "torch",
              "provenance.threads": "threads", "provenance.started_utc": "started_utc"}  # fmt: skip
     runs = table.frame[list(shown)].rename(columns=shown).assign(label=tables.labels(table))
+    runs["disturbed"] = tables.disturbed(table.frame)
     return {
         "grid": table.grid,
         "sheet": table.sheet,

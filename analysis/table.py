@@ -1,11 +1,13 @@
-"""Print the results of a grid as a table of a paper: a line for each setting, with intervals, tests and costs.
+"""Print a grid's results as a table of a paper, with intervals.
+
+It has a line for each setting, with tests and costs.
 
     dualformer table GRID [--by FIELD ...] [--against VALUE] [--format md|tex|csv|html] [--columns NAME ...]
 
 A line takes together the runs that agree in the fields of --by; unless told otherwise, those that the grid varies but
 the seed. Accuracies are means with a 95 % t-interval over seeds, or a Wilson interval over the held-out videos where
-there is one seed. --against names a line, as its values are in the grid (LG, or LG,16 for two fields): of every other
-one there is the paired difference over common seeds, and p of a paired t-test after Holm's correction.
+there is one seed. --against names a line by its values as in the grid, with commas between those of several fields: of
+every other one there is the paired difference over common seeds, and p of a paired t-test after Holm's correction.
 
 Lines are sorted by cost, then accuracy; those on the Pareto frontier are bold. Runs that failed are counted, and times
 that were disturbed or withheld are marked; reasons stand below. There is one table for each device of the grid.
@@ -28,6 +30,7 @@ from analysis.places import OUTPUT
 from dualformer.arguments import one_line, parse_and_run, program
 from dualformer.config import nearest
 from dualformer.results import result, result_set
+from dualformer.results.layout import TABLE
 from dualformer.results.table import Row, configuration
 
 if TYPE_CHECKING:
@@ -71,7 +74,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cost", choices=SORTED_BY, default="gmacs_total", help="what lines are sorted by (default: gmacs_total)"
     )
-    parser.add_argument("--device", metavar="NAME", help="this device's table alone (default: a table for each)")
+    parser.add_argument(
+        "--machine",
+        metavar="NAME",
+        help="the table of this device alone, by its name or its file's (default: a table for each)",
+    )
     source = parser.add_mutually_exclusive_group()
     source.add_argument(
         "--results",
@@ -98,7 +105,7 @@ def run(options: argparse.Namespace) -> int:
             sources = from_runs(options.runs, grid, options.allow_mixed_code)
         else:
             sources = from_tables(options.results or FOLDERS, grid)
-        sources = of_device(sources, options.device)
+        sources = of_device(sources, options.machine)
         pages = [page(*source, _words(options.by), options.against, options.cost) for source in sources]
         text = render(pages, options.format, _words(options.columns))
     except (TableError, LoadError, collect.CollectError, OSError) as error:
@@ -124,12 +131,12 @@ def from_tables(folders: Iterable[Path], grid: str) -> list[Source]:
 
     folders = list(folders)
     for folder in folders:
-        if paths := sorted((folder / grid).glob("*.csv")):
+        if paths := sorted((folder / grid).glob(f"*{TABLE}")):
             found = [result_set.read_table(path) for path in paths]
             if problems := [problem for one in found for problem in one.problems]:
                 raise LoadError("; ".join(problems))
             return [(load_table(one.source).sheet, one.rows) for one in found]
-    known = {path.parent.name for folder in folders for path in folder.glob("*/*.csv")}
+    known = {path.parent.name for folder in folders for path in folder.glob(f"*/*{TABLE}")}
     places = " or ".join(dict.fromkeys(map(_place, folders)))
     raise TableError(f"no table of grid '{grid}' in {places}" + (nearest(grid, known) if known else ": no tables"))
 
@@ -154,9 +161,7 @@ def of_device(sources: list[Source], device: str | None) -> list[Source]:
     Raises:
         TableError: there is none.
     """
-    found = [
-        one for one in sources if device is None or device in (one[0]["device"], one[0]["device_name"])
-    ]  # fmt: skip
+    found = [one for one in sources if device in (None, one[0]["device"], one[0]["device_name"])]
     if not found:
         raise TableError(f"no results on '{device}'{nearest(str(device), [one[0]['device'] for one in sources])}")
     return found
@@ -254,8 +259,8 @@ def render(pages: Sequence[Page], form: str, names: Sequence[str] = ()) -> str:
 
 
 def _words(given: Iterable[str]) -> list[str]:
-    """Words that were given apart, or with commas between them."""
-    return [word for text in given for word in text.split(",") if word]
+    """Words that were given apart, or with commas between them, each once."""
+    return list(dict.fromkeys(word for text in given for word in text.split(",") if word))
 
 
 def _place(folder: Path) -> str:

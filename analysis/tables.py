@@ -10,14 +10,16 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pandas as pd
 
 from analysis.drawing import style
 from analysis.load import Table
+from dualformer.results.disturbance import MARK, disturbances, is_withheld
 from dualformer.results.statistics import wilson_interval
+from dualformer.results.table import value
 
 RE_REPORTS = ("as cited", "mmaction2", "mmaction2 port", "mmaction2 trained", "pytorchvideo", "reference", "paper")
 """Suffixes of published variants that report a model again; left out where the first report is in the table too."""
@@ -25,6 +27,9 @@ RE_REPORTS = ("as cited", "mmaction2", "mmaction2 port", "mmaction2 trained", "p
 SEED = "seed"
 ATTENTION = "model.attention"
 MODEL = "model.name"
+FRAMES = "model.num_frames"
+SIDE = "model.crop_size"
+LATENCY = "latency_ms_p50"
 
 
 def accuracies(frame: pd.DataFrame) -> list[str]:
@@ -53,11 +58,18 @@ def _factor_chance(num_classes: int, num_factors: int) -> float:
     return 1 / values if prime and values**num_factors == num_classes else math.nan
 
 
+def shows_growth(table: Table) -> bool:
+    """Whether a grid is about longer or larger clips: it has several sizes of them, and nothing was learned."""
+    sizes = [name for name in (FRAMES, SIDE) if name in table.sheet["differs"] and name in table.frame]
+    return any(table.frame[name].nunique() > 1 for name in sizes) and not accuracies(table.frame)
+
+
 def ablation(table: Table) -> pd.DataFrame:
     """All rows of the table, in the order of a figure, with what a figure needs besides the measured columns.
 
     Added columns: `label` (pattern, and whatever else differs but the seed), `words`, `family`, `colour` and `marker`
-    of the pattern, and `<accuracy>_low`, `<accuracy>_high` (95 % Wilson intervals over `num_videos`).
+    of the pattern, `disturbed` (what speaks against its times, "" for nothing) and `withheld` (whether it has none for
+    that), and `<accuracy>_low`, `<accuracy>_high` (95 % Wilson intervals over `num_videos`).
     """
     frame = table.frame.copy()
     frame["pattern"] = frame.get(ATTENTION, pd.Series(index=frame.index, dtype="string"))
@@ -66,11 +78,28 @@ def ablation(table: Table) -> pd.DataFrame:
     frame["words"] = [look.words if pd.notna(pattern) else "" for look, pattern in zip(looks, frame["pattern"])]
     for name in ("family", "colour", "marker"):
         frame[name] = [getattr(look, name) for look in looks]
+    frame["disturbed"], frame["withheld"] = disturbed(frame), withheld(frame)
     for column in dict.fromkeys(["top1", *accuracies(frame)]):
         bounds = [_interval(*pair) for pair in zip(frame[column], frame["num_videos"], strict=True)]
         frame[f"{column}_low"], frame[f"{column}_high"] = zip(*bounds, strict=True)
     order = frame["family"].map(style.rank)
     return frame.assign(rank=order).sort_values(["rank", "label", "run_id"]).drop(columns="rank").reset_index(drop=True)
+
+
+def disturbed(frame: pd.DataFrame) -> list[str]:
+    """For each row, what speaks against its times, in words; "" where nothing does."""
+    return ["; ".join(disturbances(row)) for row in _rows_of_times(frame)]
+
+
+def withheld(frame: pd.DataFrame) -> list[bool]:
+    """For each row, whether its times are withheld."""
+    return [is_withheld(row) for row in _rows_of_times(frame)]
+
+
+def _rows_of_times(frame: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    """What a frame holds about times, as plain rows; what is not known is absent."""
+    for row in frame.reindex(columns=["status", "reason", "flags", LATENCY]).to_dict("records"):
+        yield {name: value(name, str(cell)) for name, cell in row.items() if pd.notna(cell)}
 
 
 def _interval(share: Any, trials: Any) -> tuple[float, float]:
@@ -117,9 +146,14 @@ def accuracy_table(frame: pd.DataFrame) -> pd.DataFrame:
     for column in ("mean_class_accuracy", "calibration_error"):
         if column in frame and frame[column].notna().any():
             rows[f"{column} %"] = [f"{100 * value:.1f}" if pd.notna(value) else "" for value in frame[column]]
-    for column in ("params_m", "gmacs_per_view", "latency_ms_p50", "peak_mem_gib"):
+    for column in ("params_m", "gmacs_per_view", LATENCY, "peak_mem_gib"):
         rows[column] = [digits(value) if pd.notna(value) else "" for value in frame[column]]
-    return pd.DataFrame({**rows, "run_id": frame["run_id"]})
+    rows["run_id"] = frame["run_id"]
+    if any(why := disturbed(frame)):
+        marked = zip(rows[LATENCY], why, withheld(frame), strict=True)
+        rows[LATENCY] = [f"{'withheld' if hidden else time}{MARK if told else ''}" for time, told, hidden in marked]
+        rows[f"{MARK} disturbed"] = why
+    return pd.DataFrame(rows)
 
 
 def published_points(published: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -182,8 +216,8 @@ def growth(table: Table) -> tuple[dict[str, pd.DataFrame], pd.DataFrame]:
     """
     frame = ablation(table)
     frame["label"] = frame["pattern"].fillna(frame[MODEL].map(model_labels(frame[MODEL].dropna())))
-    frame["frames"] = pd.to_numeric(frame["model.num_frames"])
-    frame["side_px"] = [_side_px(value) for value in frame["model.crop_size"]]
+    frame["frames"] = pd.to_numeric(frame[FRAMES])
+    frame["side_px"] = [_side_px(value) for value in frame[SIDE]]
     known = frame.dropna(subset=["frames", "side_px"])
     lines = {}
     for axis, fixed in (("frames", "side_px"), ("side_px", "frames")):

@@ -31,6 +31,7 @@ from dualformer.config import ConfigError
 from dualformer.layers import (
     Block,
     PatchEmbed,
+    PooledNetwork,
     Size,
     as_size,
     check_clip,
@@ -124,7 +125,7 @@ def _image_weights(state: State, model: VideoSwin) -> State:
     return entries
 
 
-class VideoSwin(nn.Module):
+class VideoSwin(PooledNetwork):
     """The network: stages of window attention, a final norm, and a linear head on the average of all tokens."""
 
     published_macs_include_head = False  # README of upstream@db018fb; counted so in golden values as well
@@ -179,19 +180,6 @@ class VideoSwin(nn.Module):
                 convert=_image_weights,
             ),
         )
-
-    def forward(self, clip: Tensor) -> Tensor:
-        """Maps a normalised clip [B, 3, T, H, W] to logits [B, num_classes].
-
-        Raises:
-            ValueError: if the clip is not of the shape the model was built for.
-        """
-        return self.logits_and_features(clip)[0]
-
-    def logits_and_features(self, clip: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns what `forward` and `forward_features` give for a clip, at the cost of the first alone."""
-        features = self.forward_features(clip)
-        return self.head(self.dropout(features.mean(dim=(2, 3, 4)))), features
 
     def forward_features(self, clip: Tensor) -> Tensor:
         """Maps a clip [B, 3, T, H, W] to the map before pooling, [B, C, t, h, w]."""

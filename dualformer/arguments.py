@@ -30,8 +30,10 @@ class HelpFormatter(argparse.HelpFormatter):
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         text, default = action.help, action.default
-        if text is None or "default" in text or default in (None, False, argparse.SUPPRESS) or default in ([], ()):
+        if text is None or "default" in text or default in (None, argparse.SUPPRESS):
             return text
+        if default is False or default in ([], ()):
+            return f"{text} (default: {'off' if default is False else 'none'})"
         shown = " ".join(map(str, default)) if isinstance(default, (list, tuple)) else str(default)
         return f"{text} (default: {shown.replace('%', '%%')})"
 

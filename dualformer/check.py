@@ -1,4 +1,6 @@
-"""Check one model or attention: its twin, its contract, its cost, and a short benchmark.
+"""Hold a model or an attention to its twin, contract and cost.
+
+A short benchmark comes last.
 
     dualformer check dualformer_tiny
     dualformer check my_models:convnet --num-frames 8 --crop-size 64 --set width=8

@@ -37,6 +37,12 @@ def fields_of(cls: type[Config]) -> list[ConfigField]:
     return list(_fields(cls, "", False))
 
 
+def choices(config: type[Config], field: str) -> tuple[Any, ...]:
+    """The values that a config's `Literal` field may have; none for fields of other types."""
+    hint = typing.get_type_hints(config)[field]
+    return typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else ()
+
+
 def _fields(cls: type[Config], prefix: str, irrelevant: bool) -> Iterator[ConfigField]:
     hints, texts = typing.get_type_hints(cls), _texts(cls)
     for field in dataclasses.fields(cls):

@@ -29,6 +29,30 @@ def as_size(numbers: Iterable[int]) -> Size:
     return time, height, width
 
 
+class PooledNetwork(nn.Module):
+    """A network whose head is given the mean of its map; it has a `dropout`, a `head` and `forward_features`."""
+
+    dropout: nn.Dropout
+    head: nn.Linear
+
+    def forward(self, clip: Tensor) -> Tensor:
+        """Maps a normalised clip [B, 3, T, H, W] to logits [B, num_classes].
+
+        Raises:
+            ValueError: if the clip is not of the shape the model was built for.
+        """
+        return self.logits_and_features(clip)[0]
+
+    def logits_and_features(self, clip: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns what `forward` and `forward_features` give for a clip, at the cost of the first alone."""
+        features = self.forward_features(clip)
+        return self.head(self.dropout(features.mean(dim=(2, 3, 4)))), features
+
+    def forward_features(self, clip: Tensor) -> Tensor:
+        """Maps a clip [B, 3, T, H, W] to the map before pooling, [B, C, t, h, w]."""
+        raise NotImplementedError
+
+
 def multi_head(
     q: Tensor, k: Tensor, v: Tensor, num_heads: int, bias: Tensor | None = None, dropout: float = 0.0
 ) -> Tensor:

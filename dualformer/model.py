@@ -29,6 +29,7 @@ from dualformer.config import ConfigError, FrozenMapping, freeze
 from dualformer.layers import (
     Block,
     PatchEmbed,
+    PooledNetwork,
     PositionEncodingGenerator,
     Size,
     check_clip,
@@ -274,7 +275,7 @@ RENAME = (
 )
 
 
-class DualFormer(nn.Module):
+class DualFormer(PooledNetwork):
     """The network: stages of blocks, a final norm, and a linear head on the average of all tokens."""
 
     published_macs_include_head = False  # README of upstream@058c10c: the backbone is what is counted
@@ -322,19 +323,6 @@ class DualFormer(nn.Module):
             for sized in _clip_sized(self.config, stage, number, symbol)
         ]
         return PositionTable(name=r"absolute_position$", grid=lambda config: config.stage_grid(0)), *blocks
-
-    def forward(self, clip: Tensor) -> Tensor:
-        """Maps a normalised clip [B, 3, T, H, W] to logits [B, num_classes].
-
-        Raises:
-            ValueError: if the clip is not of the shape the model was built for.
-        """
-        return self.logits_and_features(clip)[0]
-
-    def logits_and_features(self, clip: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns what `forward` and `forward_features` give for a clip, at the cost of the first alone."""
-        features = self.forward_features(clip)
-        return self.head(self.dropout(features.mean(dim=(2, 3, 4)))), features
 
     def forward_features(self, clip: Tensor) -> Tensor:
         """Maps a clip [B, 3, T, H, W] to the map before pooling, [B, C, t, h, w]."""

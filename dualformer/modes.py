@@ -11,10 +11,17 @@ from torch import nn
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[nn.Module]:
     """Inside, every module is in eval mode; afterwards each is in the mode that it was in."""
-    before = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
+    with modes_kept(model):
+        model.eval()
         yield model
+
+
+@contextlib.contextmanager
+def modes_kept(model: nn.Module) -> Iterator[None]:
+    """Afterwards every module is in the mode that it was in before."""
+    before = [(module, module.training) for module in model.modules()]
+    try:
+        yield
     finally:
         for module, training in before:
             module.training = training

@@ -60,13 +60,6 @@ def source_files(name: str) -> list[Path]:
     raise _unknown(name)
 
 
-def split_pattern(text: str) -> tuple[str, str | None]:
-    """Splits `NAME` or `NAME:PATTERN` into name and attention pattern; a name may be an import path with a colon."""
-    parts = text.split(":")
-    length = 1 if parts[0] in MODELS or len(parts) == 1 else 2
-    return ":".join(parts[:length]), ":".join(parts[length:]) or None
-
-
 def _unknown(name: str) -> ConfigError:
     own = "; a model of your own is named package.module:function" if {".", "/"} & set(name) else ""
     return ConfigError(f"unknown model '{name}'{nearest(name, MODELS)}{own}")

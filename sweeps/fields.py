@@ -1,4 +1,6 @@
-"""Lists what can be configured, by dotted path as in grids and in `--set`: type, default and meaning.
+"""List what can be configured, or write a schema for editors.
+
+Fields are named by dotted path, as in grids and in `--set`, and come with type, default and meaning.
 
     dualformer fields                            every field of a run
     dualformer fields train.*                    some of them; `train` alone says the same

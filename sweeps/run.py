@@ -30,6 +30,7 @@ from dualformer.results.files import is_disk_full, read_object, write_json
 from dualformer.results.result import Result, read_result, write_result
 from dualformer.weights import load_weights
 from slurm.task import LostContact, on_torchrun
+from sweeps.device import choose_device, is_missing
 from sweeps.failure import COMMON_ERRORS, told_failure
 from sweeps.measuring.bounds import lower_bound_ms
 from sweeps.measuring.measurement import measure
@@ -176,7 +177,7 @@ def circumstances_of(context: RunContext) -> dict[str, Any]:
 
 def check_device(context: RunContext) -> None:
     """Raises `ConfigError` where this machine has not the devices that the run needs."""
-    if context.config.device == "cuda" and context.device.type != "cuda":
+    if is_missing(context.config.device):
         raise ConfigError("device is 'cuda' and this machine has none")
     sharing = context.team.local_size
     if context.device.type == "cuda" and on_torchrun() and sharing > torch.cuda.device_count():
@@ -245,11 +246,6 @@ def describe(model: nn.Module, config: RunConfig) -> dict[str, Any]:
         "train_gmacs_per_clip": count_training_macs(model).total / 1e9 if trained else None,
         "num_classes": config_of(model).num_classes,
     }
-
-
-def choose_device(name: str) -> torch.device:
-    """The device for a config's "auto", "cpu" or "cuda"; a CPU where there is no other, which `run` may refuse."""
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def prepare_torch(config: RunConfig) -> None:

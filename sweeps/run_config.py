@@ -319,7 +319,14 @@ class RunConfig(Config):
         """The run's identity: 12 hexadecimal digits of the hash of all that can change its outcome."""
         ignored = irrelevant_fields()
         content = {field: value for field, value in flatten(self._resolved()).items() if field not in ignored}
-        return _hash([MEASUREMENT_VERSION, content])
+        return digest_of([MEASUREMENT_VERSION, content])
+
+    @property
+    def former_run_id(self) -> str:
+        """The id by the rule of older results, which held the choice of a network and not what that resolves to."""
+        ignored = irrelevant_fields()
+        content = {field: value for field, value in flatten(self.to_dict()).items() if field not in ignored}
+        return digest_of([MEASUREMENT_VERSION, content])
 
     @functools.cached_property
     def network(self) -> dict[str, Any]:
@@ -329,7 +336,7 @@ class RunConfig(Config):
     @property
     def network_digest(self) -> str:
         """12 hexadecimal digits that stand for `network`."""
-        return _hash(self.network)
+        return digest_of(self.network)
 
     def _resolved(self) -> dict[str, Any]:
         """Plain data with whole networks in place of choices of them, and a set of weights only where one is named."""
@@ -369,7 +376,8 @@ def _network(name: str, changes: Mapping[str, Any], without: tuple[str, ...]) ->
     return {field: value for field, value in config.items() if field not in without}
 
 
-def _hash(content: Any) -> str:
+def digest_of(content: Any) -> str:
+    """Returns 12 hexadecimal digits that stand for plain JSON data."""
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 

@@ -12,7 +12,7 @@ MAY_IMPORT = {
     "dualformer": (),
     "baselines": ("dualformer",),
     "slurm": ("dualformer.config", "dualformer.strict_yaml"),
-    "sweeps.measuring": ("dualformer", "sweeps.run_config", "sweeps.machine_lock"),
+    "sweeps.measuring": ("dualformer", "sweeps.run_config", "sweeps.machine_lock", "sweeps.device"),
     "sweeps.training": ("dualformer", "slurm.task", "sweeps.run_config", "sweeps.run_context", "sweeps.machine_lock"),
     "sweeps.launching": (
         *("dualformer", "slurm", "sweeps.run_config", "sweeps.source"),
@@ -22,7 +22,12 @@ MAY_IMPORT = {
     "sweeps": ("dualformer", "baselines", "slurm", "sweeps.launching", "sweeps.measuring", "sweeps.training"),
     "analysis": (
         *("dualformer.results", "dualformer.arguments", "dualformer.config", "dualformer.attention.style"),
-        "sweeps.run_config",
+        *("sweeps.run_config", "analysis.checks"),
+    ),
+    "analysis.checks": (  # counts networks and scores predictions again, by the code that did so first
+        *("analysis", "dualformer.results", "dualformer.config", "dualformer.data.config", "sweeps.run_config"),
+        *("dualformer.macs", "dualformer.meta", "dualformer.registry"),
+        *("sweeps.training.predictions", "sweeps.training.scoring", "sweeps.training.tables"),
     ),
 }
 """What each package or wing may import besides itself; whoever may import a package may import all in it."""

@@ -13,6 +13,7 @@ from matplotlib.ticker import PercentFormatter
 from analysis import tables
 from analysis.drawing import canvas, style
 from analysis.load import Table
+from dualformer.results.disturbance import LEGEND, MARK
 
 
 @canvas.styled
@@ -23,9 +24,9 @@ def draw(frame: pd.DataFrame, table: Table) -> canvas.Drawing:
         frame: rows of `tables.ablation`; rows that are not ok keep their line and show their status.
         table: where the rows come from.
     """
-    title = "What each attention pattern learns, and what it costs"
-    source = canvas.provenance_line([table])
     accuracies = tables.accuracies(frame)
+    title = _title(table, learned=bool(accuracies))
+    source = canvas.provenance_line([table])
     costs = [name for name in ("gmacs_per_view", "latency_ms_p50") if frame[name].notna().any()]
     panels = len(accuracies + costs)
     if not panels:
@@ -42,6 +43,14 @@ def draw(frame: pd.DataFrame, table: Table) -> canvas.Drawing:
         axis.tick_params(labelleft=False)
     _mark_failures(axes[0], frame, names)
     return canvas.Drawing(figure, title, source)
+
+
+def _title(table: Table, learned: bool) -> str:
+    """What the figure shows, by what the grid varies."""
+    differs = table.sheet["differs"]
+    kinds = {tables.ATTENTION: "attention pattern", tables.MODEL: "network"}
+    kind = next((words for field, words in kinds.items() if field in differs), "setting")
+    return f"What each {kind} learns, and what it costs" if learned else f"What each {kind} costs"
 
 
 def _accuracy_panel(axis: Axes, frame: pd.DataFrame, names: Sequence[str], column: str) -> None:
@@ -75,18 +84,35 @@ def _macs_panel(axis: Axes, frame: pd.DataFrame, names: Sequence[str]) -> None:
 
 def _latency_panel(axis: Axes, frame: pd.DataFrame, names: Sequence[str]) -> None:
     for row, place in _places(frame, names):
-        _interval(axis, place, row.latency_ms_p50, row.latency_ms_p20, row.latency_ms_p80, row)
+        if row.withheld:
+            axis.text(0, place, f" withheld{MARK}", va="center", fontsize=8, color="#777777")
+            continue
+        _interval(axis, place, row.latency_ms_p50, row.latency_ms_p20, row.latency_ms_p80, row, bool(row.disturbed))
     reach = frame[["latency_ms_p50", "latency_ms_p80"]].max().max()
     ends = _means(frame, names, "latency_ms_p80").fillna(_means(frame, names, "latency_ms_p50"))
     _write_means(axis, frame, names, "latency_ms_p50", "{:.3g}", ends + reach * 0.05)
     axis.set_xlim(0, reach * 1.3)
-    axis.set_xlabel(f"{canvas.latency_name(frame)}\n(median, 20th to 80th percentile)")
+    name = f"{canvas.latency_name(frame)}\n(median, 20th to 80th percentile)"
+    axis.set_xlabel("\n".join([name, *_legend(frame)]))
     _dress(axis, names, "time")
 
 
-def _interval(axis: Axes, place: float, value: float, low: float, high: float, row: Any) -> None:
-    """A mark with its interval, whose ends stay visible where it is narrower than the mark."""
-    axis.plot(value, place, row.marker, color=row.colour, markersize=6.5)
+def _legend(frame: pd.DataFrame) -> list[str]:
+    """What the marks of times mean that are there; nothing where none is."""
+    lines = []
+    if ((frame["disturbed"] != "") & ~frame["withheld"]).any():
+        lines.append(LEGEND)
+    if frame["withheld"].any():
+        lines.append(f"{MARK} its clock can't be believed")
+    return lines
+
+
+def _interval(
+    axis: Axes, place: float, value: float, low: float, high: float, row: Any, is_disturbed: bool = False
+) -> None:
+    """A mark with its interval, whose ends stay visible where it is narrower than the mark; hollow if disturbed."""
+    face = "white" if is_disturbed else row.colour
+    axis.plot(value, place, row.marker, color=row.colour, markerfacecolor=face, markersize=6.5, zorder=3)
     axis.plot([low, high], [place, place], color=row.colour, linewidth=1.4)
     axis.plot([low, high], [place, place], "|", color=row.colour, markersize=9, markeredgewidth=1.4)
 

@@ -12,6 +12,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from analysis.drawing import canvas
 from analysis.load import Table
+from analysis.tables import LATENCY
+from dualformer.results.disturbance import LEGEND
 
 
 @canvas.styled
@@ -65,6 +67,8 @@ def _growth_panel(axis: Axes, rows: pd.DataFrame, axis_name: str, column: str) -
         first = line.iloc[0]
         style: dict[str, Any] = {"marker": first["marker"], "color": first["colour"], "markersize": 5, "linewidth": 1.6}
         axis.plot(line[axis_name], line[column], **style)
+        if column == LATENCY and len(hollow := line[line["disturbed"] != ""]):
+            axis.plot(hollow[axis_name], hollow[column], **style | {"linestyle": "none", "markerfacecolor": "white"})
     values = sorted(rows[axis_name].unique())
     axis.set_xticks(values, [f"{value:g}" for value in values])
     axis.xaxis.set_minor_formatter(NullFormatter())
@@ -75,7 +79,20 @@ def _growth_panel(axis: Axes, rows: pd.DataFrame, axis_name: str, column: str) -
     if failed[column].isna().any():
         axis.set_ymargin(0.15)  # room for the crosses
     _label_ends(axis, lines, axis_name, column)
+    if column == LATENCY:
+        _explain_disturbed(axis, rows, axis_name)
     _cross_failures(axis, failed, axis_name, column)
+
+
+def _explain_disturbed(axis: Axes, rows: pd.DataFrame, axis_name: str) -> None:
+    """Says what hollow marks mean, and which times are withheld, where there are any."""
+    hidden = rows[rows["withheld"]]
+    words = [LEGEND] * bool(((rows["disturbed"] != "") & ~rows["withheld"]).any())
+    words += [
+        f"{label} withheld at {', '.join(f'{x:g}' for x in sorted(some[axis_name].unique()))}"
+        for label, some in hidden.groupby("label")
+    ]
+    axis.text(0.01, 0.98, "\n".join(words), transform=axis.transAxes, va="top", fontsize=7.5, color="#333333")
 
 
 def _cross_failures(axis: Axes, failed: pd.DataFrame, axis_name: str, column: str) -> None:

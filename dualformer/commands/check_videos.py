@@ -1,4 +1,6 @@
-"""Decodes every video of a folder; tells which can't be used, and which can be sought in.
+"""Decode every video of a folder, and report.
+
+Tells which can't be used, and which can be sought in.
 
 Exit status: 0 all can be used, 1 some can't.
 """
@@ -12,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dualformer.arguments import positive, seconds
+from dualformer.config_fields import choices
+from dualformer.data.config import AUTO, TIME_LIMIT_S, DataConfig
 from dualformer.data.csv_files import write_csv
 from dualformer.data.files import DataError, frame_folders, passed_over_note, video_files
 from dualformer.data.manifest import listed_files
@@ -24,9 +28,6 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds what the command takes."""
-    from dualformer.data.decoders import AUTO, DECODERS
-    from dualformer.data.inspection import TIME_LIMIT_S
-
     parser.add_argument("root", type=Path, metavar="ROOT", help="folder of a data set, or of any videos")
     parser.add_argument("--workers", type=positive, default=1, help="videos decoded at the same time")
     parser.add_argument(
@@ -42,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--decoder",
         nargs="+",
-        choices=(AUTO, *DECODERS),
+        choices=choices(DataConfig, "decoder"),
         default=[AUTO],
         help="which may seek; auto: the first at hand",
     )

@@ -1,4 +1,7 @@
-"""Draws frames of a clip beside what spoke for a class, to a PNG file."""
+"""Draw which parts of a video speak for a class.
+
+Frames of a clip stand beside what spoke for the class, in a PNG file.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,9 @@
-"""Counts a model's multiply-accumulates for one view, by operator and by part; no weights, no arithmetic.
+"""Count a model's multiply-accumulates, part by part.
+
+Counted for one view, by operator and by part; no weights, no arithmetic.
 
 One multiply-add is one MAC; FLOPs are twice as many. Norms are counted apart by fvcore's rule, biases, softmax and
-activations not at all (see dualformer/macs.py).
+activations not at all (see dualformer/macs).
 
 With --check the same network is counted by arithmetic on its config, by torch, by fvcore and by ptflops as well, each
 by its own convention and head included; fvcore runs the network once. Exit status: 1 where one of them differs.

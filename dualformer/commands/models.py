@@ -1,4 +1,6 @@
-"""Lists models: parameters, multiply-accumulates of one view, the clip of a view, and the paper.
+"""List models with parameters, cost, clip and paper.
+
+Cost is the multiply-accumulates of one view.
 
 Parameters include the classification head of 400 classes, in millions; GMACs are 10^9 multiply-accumulates (FLOPs are
 twice as many) and include the head where the paper's figure does. docs/models.md has them in every convention.

@@ -1,4 +1,6 @@
-"""Tells the most probable classes of videos, views averaged.
+"""Tell the most probable classes of a video.
+
+Views are averaged.
 
     dualformer predict runs/0123456789ab clip.mp4 ...                   a run's model, as the run evaluated it
     dualformer predict weights.pth clip.mp4 --model dualformer_tiny     released or own weights of a model by name

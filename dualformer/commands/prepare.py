@@ -1,6 +1,8 @@
-"""Writes the manifest of a data set in a published format; tells what can't be used, by reason.
+"""Write the manifest of a data set in a known format.
 
-What each format looks like stands in dualformer/data/formats.py. Stopped, it goes on where it was.
+Tells what can't be used, by reason.
+
+What each format looks like stands in dualformer/data/formats/. Stopped, it goes on where it was.
 
 Exit status: 0 all clips can be used, 1 some can't.
 """
@@ -13,7 +15,7 @@ from pathlib import Path
 
 from dualformer.arguments import positive, share
 from dualformer.data.formats import FOLDS, FORMATS, Source
-from dualformer.data.manifest import SPLITS
+from dualformer.data.manifest import MANIFEST_NAME, SPLITS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     folds = ", ".join(f"{name} has {count}" for name, count in FOLDS.items())
     parser.add_argument("--fold", type=positive, metavar="N", help=f"which official split ({folds}; default: 1)")
     parser.add_argument("--rawframes", action="store_true", help="clips are folders of images")
-    parser.add_argument("--out", type=Path, default=Path("manifest.csv"), metavar="CSV", help="what to write")
+    parser.add_argument("--out", type=Path, default=Path(MANIFEST_NAME), metavar="CSV", help="what to write")
     parser.add_argument(
         "--quarantine", type=Path, metavar="CSV", help="list of unusable clips (default: OUT_quarantine.csv)"
     )

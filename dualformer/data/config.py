@@ -7,6 +7,12 @@ from typing import Literal
 
 from dualformer.config import Config, ConfigError, irrelevant
 
+AUTO = "auto"
+"""In place of a decoder's name: the best of them that this machine has."""
+
+TIME_LIMIT_S = 300.0
+"""Longest time that looking into one video may take."""
+
 EMBEDDED = "embedded"
 """In place of a folder: the data set that the project draws itself."""
 
@@ -14,6 +20,7 @@ ShortVideo = Literal["error", "repeat_last", "loop"]
 
 RELATIONS = ("same", "different")
 MOTIONS = ("horizontal", "vertical")
+FACTORS = {"relation": RELATIONS, "motion": MOTIONS}
 """The two factors of the embedded data set; its classes are the pairs."""
 
 SITE_PX = 4

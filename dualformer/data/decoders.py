@@ -19,11 +19,10 @@ import numpy as np
 from PIL import Image
 
 from dualformer.config import ConfigError, nearest
+from dualformer.data.config import AUTO
 from dualformer.data.files import is_frame
 from dualformer.errors import first_line
 
-AUTO = "auto"
-"""In place of a decoder's name: the first of `PREFERRED` that this machine has."""
 PREFERRED = ("decord", "torchcodec", "pyav")
 
 _STEP = 16  # frames between entries, where a decoder doesn't say where it can enter

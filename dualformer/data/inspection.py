@@ -29,13 +29,13 @@ from typing import Any, BinaryIO
 import pebble
 
 from dualformer.data.cache import cache_dir, cache_error, cache_folder
+from dualformer.data.config import TIME_LIMIT_S
 from dualformer.data.decoders import chosen_decoder, decoder_versions
 from dualformer.data.progress import Progress
 from dualformer.data.reader import VideoError, VideoInfo, inspect_video, too_slow
 from dualformer.results.files import parse
 
 INSPECTION_VERSION = 5  # raise it when an unchanged file would be judged differently: what is recorded is then void
-TIME_LIMIT_S = 300.0
 _NAME_SHOWN = 60  # characters of a folder's name in that of its record, which a file system lets have 255 bytes
 
 

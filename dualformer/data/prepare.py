@@ -23,8 +23,8 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
+from dualformer.data.config import AUTO
 from dualformer.data.csv_files import write_csv
-from dualformer.data.decoders import AUTO
 from dualformer.data.files import DataError, is_frame
 from dualformer.data.formats import Clip, Listing, Source, list_clips
 from dualformer.data.inspection import inspect_all, opened_record, read_record, record_path

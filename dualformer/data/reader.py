@@ -29,7 +29,8 @@ import av.logging
 import numpy as np
 from av.stream import Disposition
 
-from dualformer.data.decoders import AUTO, DECODERS, Images, Seeker, chosen_decoder
+from dualformer.data.config import AUTO
+from dualformer.data.decoders import DECODERS, Images, Seeker, chosen_decoder
 from dualformer.data.files import likely_place
 from dualformer.data.opening import address, open_container
 from dualformer.errors import first_line

@@ -40,7 +40,6 @@ from dualformer.data.csv_files import write_csv
 from dualformer.data.manifest import MANIFEST_NAME
 from dualformer.data.progress import Progress
 
-FACTORS = {"relation": RELATIONS, "motion": MOTIONS}
 CLASSES = tuple(f"{relation}_{motion}" for relation in RELATIONS for motion in MOTIONS)
 
 DRAWING_VERSION = 1  # part of the cache's name; raise it when the same config would be drawn or encoded differently

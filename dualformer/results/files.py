@@ -60,9 +60,14 @@ def write_csv(
         newline: what ends a line; cells that hold one of its characters are quoted.
         check: as in `write_bytes`.
     """
+    write_bytes(path, csv_text((columns, *rows), newline).encode(errors="backslashreplace"), check)
+
+
+def csv_text(lines: Iterable[Iterable[Any]], newline: str = "\n") -> str:
+    """Returns lines of cells as `write_csv` writes them."""
     text = io.StringIO()
-    csv.writer(text, lineterminator=newline).writerows(map(inert, row) for row in (columns, *rows))
-    write_bytes(path, text.getvalue().encode(errors="backslashreplace"), check)
+    csv.writer(text, lineterminator=newline).writerows(map(inert, line) for line in lines)
+    return text.getvalue()
 
 
 def inert(value: Any) -> str:

@@ -29,6 +29,7 @@ class ResultSet:
         records: the table's sheet, or the launch record of each grid of a folder.
         codes: digest -> project files, of the rows whose files were kept.
         samples_ms: run id -> times of single forward passes; a table has none.
+        folders: run id -> the run's folder; a table has none.
         damaged: files that can't be read, so that nobody knows what else they said, in words.
         odd: what isn't there, or isn't what its place says, in words.
     """
@@ -40,6 +41,7 @@ class ResultSet:
     samples_ms: Mapping[str, list[float]]
     damaged: list[str]
     odd: list[str]
+    folders: Mapping[str, Path] = dataclasses.field(default_factory=dict)
 
     @property
     def problems(self) -> list[str]:
@@ -99,7 +101,7 @@ def read_run(folder: Path) -> ResultSet:
 
 
 def _with_runs(found: ResultSet, folders: Iterable[Path]) -> ResultSet:
-    codes, samples = dict[str, Files](), dict[str, list[float]]()
+    codes, samples, places = dict[str, Files](), dict[str, list[float]](), dict[str, Path]()
     for folder in folders:
         result = _object(folder / RESULT, found)
         if result is None:
@@ -112,7 +114,8 @@ def _with_runs(found: ResultSet, folders: Iterable[Path]) -> ResultSet:
             codes[circumstances["code"]] = files
         found.rows.append(row(config, circumstances, {**result, "run_id": run_id}))
         samples[run_id] = _samples(folder / MEASUREMENT)
-    return dataclasses.replace(found, codes=codes, samples_ms=samples)
+        places[run_id] = folder
+    return dataclasses.replace(found, codes=codes, samples_ms=samples, folders=places)
 
 
 def listed_runs(record: Mapping[str, Any]) -> list[dict[str, Any]]:

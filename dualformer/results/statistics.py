@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 LEVEL = 0.95
 """Share of all resamplings, or of all repetitions, that an interval holds."""
@@ -102,7 +103,8 @@ def ratio_draws(
         baseline: likewise.
         random: source of the resamplings; draws of one source are independent of each other.
     """
-    from scipy.stats import bootstrap
+    import numpy as np
+    from scipy.stats import bootstrap  # here, as numpy: commands that only say what they are don't wait for them
 
     if min(len(samples), len(baseline)) < 2:
         return None
@@ -120,17 +122,22 @@ def interval(draws: np.ndarray | None) -> tuple[float, float]:
     """Ends of the middle `LEVEL` of all draws; NaN where there are none. One that spans 1 shows no difference."""
     if draws is None:
         return math.nan, math.nan
+    import numpy as np
+
     low, high = np.quantile(draws, ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
     return float(low), float(high)
 
 
 def median_ratio(samples: Sequence[float], baseline: Sequence[float]) -> tuple[float, float, float]:
     """Ratio of two medians, and the ends of its bootstrap interval."""
+    import numpy as np
+
     return float(np.median(samples) / np.median(baseline)), *interval(ratio_draws(samples, baseline))
 
 
 def geometric_mean(ratios: Sequence[Any]) -> Any:
     """Over the first axis; draws of each ratio stay apart."""
+    import numpy as np
     from scipy.stats import gmean
 
     return gmean(np.asarray(ratios, dtype=float), axis=0)

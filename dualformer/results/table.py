@@ -7,6 +7,8 @@ read alike (`False` for false, `8.0` for 8).
 from __future__ import annotations
 
 import csv
+import hashlib
+import io
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -61,14 +63,16 @@ def lacking(columns: Iterable[str]) -> list[str]:
 
 
 def write(path: Path, rows: list[Row], sheet: Mapping[str, Any]) -> None:
-    """Writes a table and its sheet, each whole or not at all.
+    """Writes a table and its sheet, to which its seal is added (`rows_sha256`), each whole or not at all.
 
     Raises:
         RecordError: a file could not be written.
     """
     names = columns(rows)
     write_csv(path, names, ([_cell(row.get(name)) for name in names] for row in rows))
-    write_json(sheet_path(path), sheet)
+    written = io.StringIO(path.read_text(encoding="utf-8"), newline="")
+    sealed = seal(_parsed(cells) for cells in csv.DictReader(written))
+    write_json(sheet_path(path), {**sheet, "rows_sha256": sealed})
 
 
 def read_rows(path: Path) -> tuple[list[Row], list[str]]:
@@ -88,10 +92,14 @@ def read_rows(path: Path) -> tuple[list[Row], list[str]]:
             for number, cells in enumerate(reader, start=1):
                 if cells.pop(None, None):
                     problems.append(f"{path} is not a table: row {number} has more cells than there are columns")
-                rows.append({name: value(name, text) for name, text in cells.items() if text})
+                rows.append(_parsed(cells))
     except (csv.Error, UnicodeDecodeError) as error:
         problems.append(f"{path} is not a table: {error}")
     return rows, problems
+
+
+def _parsed(cells: Mapping[str, str | None]) -> Row:
+    return {name: value(name, text) for name, text in cells.items() if text}
 
 
 def value(column: str, text: str) -> Any:
@@ -108,10 +116,43 @@ def value(column: str, text: str) -> Any:
     return found
 
 
+def _home() -> str:
+    """The user's home folder, "" where there is none (no HOME, and a uid without a name)."""
+    try:
+        return str(Path.home())
+    except RuntimeError:
+        return ""
+
+
+def whole(value: Any) -> Any:
+    """8.0 is 8, as some programs save it."""
+    if isinstance(value, list):
+        return [whole(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def seal(rows: Iterable[Mapping[str, Any]]) -> str:
+    """SHA-256 over every cell of a table, in whichever order, numbers to 12 digits.
+
+    It shows that a cell was changed after the table was made, by accident or by someone who left the sheet alone; it
+    proves nothing about who made both.
+    """
+    lines = sorted(json.dumps({name: _sealed(value) for name, value in row.items()}, sort_keys=True) for row in rows)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _sealed(value: Any) -> Any:
+    """A value as any program that saved the table again would have kept it."""
+    if isinstance(value, list):
+        return [_sealed(item) for item in value]
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return f"{value:.12g}" if is_number else value
+
+
 def _cell(value: Any) -> Any:
     """A value as text: one line, and `~` for the home folder."""
     if value is None:
         return ""
     if isinstance(value, str):
-        return " ".join(value.replace(str(Path.home()), "~").split())
+        return " ".join((value.replace(home, "~") if (home := _home()) else value).split())
     return json.dumps(value)

@@ -1,4 +1,6 @@
-"""Ends runs, or keeps them from starting; each gets a row that says so.
+"""End runs, or keep them from starting.
+
+Each gets a row that says so.
 
     dualformer cancel RUN ...
 

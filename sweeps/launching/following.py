@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import NoReturn
 
 from dualformer.results import layout
+from dualformer.results.disturbance import MARK, disturbances
 from dualformer.results.files import is_disk_full
 from dualformer.results.result import STATUSES, Result
 from slurm.executor import SubmitError
@@ -129,8 +130,11 @@ def _figures(result: Result) -> str:
         shown.append(f"top-1 {result.top1:.3f}")
     if result.gmacs_per_view is not None:
         shown.append(f"{result.gmacs_per_view:.3g} GMACs")
+    against = "; ".join(disturbances(result.to_dict()))
     if result.latency_ms_p50 is not None:
-        shown.append(f"{result.latency_ms_p50:.1f} ms")
+        shown.append(f"{result.latency_ms_p50:.1f} ms" + (f"{MARK} ({against})" if against else ""))
+    elif against:
+        shown.append(against)
     return ", ".join(shown)
 
 

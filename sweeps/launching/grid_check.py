@@ -153,7 +153,7 @@ def _numbers(value: Any) -> Iterator[float]:
 def _check_root(root: str) -> None:
     if root == EMBEDDED:
         return
-    if not root.strip() or not os.path.exists(root):
+    if not root.strip() or not (os.path.isdir(root) or os.path.isfile(root)):
         raise ConfigError(
             f"data.root: no folder '{_shortened(root)}' (nor manifest file); say where yours is by --set data.root=PATH"
         )

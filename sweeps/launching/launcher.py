@@ -1,4 +1,6 @@
-"""Runs a grid: computes its runs here or on a Slurm cluster, `dualformer launch --grid ablations.yaml`.
+"""Run a grid, here or on a cluster.
+
+    dualformer launch --grid ablations.yaml
 
 Runs are started here or on a Slurm cluster; finished ones are skipped, so repeating the command goes on where it was
 stopped. A run that fails is a row with its reason and stops no other.
@@ -48,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--axis",
         **fields,
         metavar="FIELD=V1,V2",
-        help="values to try, in place of the grid's axis of that field if any",
+        help="values to try, in place of the grid's axis of that field if any (default: the grid's axes)",
     )
     parser.add_argument(
         "--only", **fields, metavar="FIELD=VALUE", help="keep the runs that have this value (default: all)"

@@ -1,4 +1,4 @@
-"""Prints what a run printed.
+"""Print what a run printed.
 
     dualformer logs RUN [--follow]
 

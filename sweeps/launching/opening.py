@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 from dualformer.arguments import printable
 from dualformer.config import ConfigError
 from dualformer.results import layout
-from dualformer.results.code import code_conflicts
+from dualformer.results.code import Files, code_conflicts
 from dualformer.results.files import read_object
 from dualformer.results.result_set import kept_files
 from slurm.executor import Executor
@@ -110,7 +110,7 @@ def _hash(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
 
 
-def _codes(runs: Path, finished: list[str]) -> Iterator[Mapping[str, str]]:
+def _codes(runs: Path, finished: list[str]) -> Iterator[Files]:
     """The files that finished runs imported, of those that say."""
     for run_id in finished:
         with contextlib.suppress(OSError, ValueError):

@@ -1,4 +1,6 @@
-"""Plans what training would cost, by rates that were measured: device-hours, wall time, energy.
+"""Tell hours and energy of a grid beforehand.
+
+By rates that were measured: device-hours, wall time, energy.
 
     dualformer cost --grid ablations.yaml --results analysis/results --devices 2
     dualformer cost --clips-per-s 8.1 --epochs 30 --videos 240000 --devices 8 --watts 400

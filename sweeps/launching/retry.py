@@ -1,4 +1,6 @@
-"""Computes runs again that aren't ok, with the flags of their last launch.
+"""Compute runs again that are not ok.
+
+They have the flags of their last launch.
 
     dualformer retry RUN ... [--status error ...]
 

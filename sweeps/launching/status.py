@@ -1,4 +1,6 @@
-"""Shows where the runs of a sweep stand, from any shell: `dualformer status [--grid NAME] [--runs DIR]`.
+"""Show where the runs of a sweep stand.
+
+From any shell: `dualformer status [--grid NAME] [--runs DIR]`.
 
 On a terminal the table stays and is kept up to date until all runs are finished or Ctrl-C; elsewhere it is printed
 once. It comes from files alone, so it answers at once, also when the launcher is gone; what Slurm says is a hint.

@@ -1,4 +1,6 @@
-"""Which of several networks is faster here and now: timed in turns, so that drift of the machine hits all alike.
+"""Time models in turns, with intervals.
+
+Which is faster here and now? They are timed in turns, so that drift of the machine hits all alike.
 
     dualformer side-by-side dualformer_tiny:LG dualformer_tiny:FF --num-frames 8 --crop-size 112
 

@@ -9,6 +9,7 @@ was is recorded.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -16,11 +17,16 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from dualformer import reference
+from sweeps.measuring.options import RefusedError
 from sweeps.measuring.settings import matmul_precision
 from sweeps.run_config import MeasureConfig
 
 TOLERANCE = {"float32": 1e-4, "tf32": 1e-2, "float16": 1e-2, "bfloat16": 5e-2}
 """Largest accepted difference of logits from the reference, relative to the reference's largest logit."""
+
+
+class WrongLogitsError(RefusedError):
+    """A network that doesn't compute what its reference does, so that its time would mean nothing."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,10 +52,35 @@ class Gate:
             return ""
         return f"logits differ from the reference by {self.error:.1e} of its largest, more than {self.tolerance:g}"
 
+    @property
+    def told(self) -> str:
+        """What it was compared with, in words."""
+        whom = f"{self.num_twins} naive twins" if self.num_twins else "itself, as it has no naive twins"
+        return f"gate {self.compared_with}: compared with {whom}, logits at most {self.error:.1e} of the largest off"
+
     def to_dict(self) -> dict[str, Any]:
         """Returns plain JSON data; an error that is no number is text, as JSON has none."""
         error = self.error if torch.tensor(self.error).isfinite() else str(self.error)
         return {**dataclasses.asdict(self), "error": error}
+
+
+def passed(name: str, model: nn.Module, clip: Tensor, step: Callable[[], Tensor], config: MeasureConfig) -> Gate:
+    """Compares the pass that is to be timed with the reference.
+
+    Args:
+        name: of the network, for the error.
+        model: the network, in eval mode.
+        clip: what it is timed with.
+        step: the timed pass.
+        config: its settings.
+
+    Raises:
+        WrongLogitsError: names the network that differs from its reference.
+    """
+    compared = compare(model, step(), reference_logits(model, clip), config)
+    if compared.reason:
+        raise WrongLogitsError(f"{name}: {compared.reason}")
+    return compared
 
 
 def compare(model: nn.Module, logits: Tensor, wanted: Tensor, config: MeasureConfig) -> Gate:

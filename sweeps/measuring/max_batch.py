@@ -1,4 +1,6 @@
-"""The largest batch whose forward pass fits into a GPU's memory; a measure of its own, no other run uses it.
+"""Find the largest batch that fits a GPU.
+
+That is the largest batch whose forward pass fits into memory; a measure of its own, no other run uses it.
 
 dualformer max-batch dualformer_tiny --precision bfloat16
 """
@@ -12,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from dualformer.arguments import parse_and_run, positive
 from dualformer.config import ConfigError
+from sweeps.device import is_missing
 from sweeps.measuring.options import (
     add_network,
     add_settings,
@@ -100,9 +103,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _search(options: argparse.Namespace) -> int:
-    import torch
 
-    if not torch.cuda.is_available():
+    if is_missing("cuda"):
         raise ConfigError("the largest batch is searched on a GPU, and this machine has no CUDA device")
     found = max_batch(network(options.model, options), measure_config(options), limit=options.limit)
     print(found)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import argparse
 import sys
-import typing
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 from dualformer.arguments import positive, program
-from dualformer.config import Config, ConfigError
+from dualformer.config import ConfigError
+from dualformer.config_fields import choices
 from dualformer.errors import first_line
+from sweeps.device import choose_device, is_missing
 from sweeps.run_config import MeasureConfig, RunConfig
 
-if typing.TYPE_CHECKING:
+if TYPE_CHECKING:
     import torch
     from torch import nn
 
@@ -86,11 +87,9 @@ def device_of(name: str) -> torch.device:
     Raises:
         ConfigError: this machine has none.
     """
-    import torch  # here, so that --help doesn't wait for it
-
-    if name == "cuda" and not torch.cuda.is_available():
+    if is_missing(name):
         raise ConfigError("--device cuda: this machine has no CUDA device")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+    return choose_device(name)
 
 
 def network(text: str, options: argparse.Namespace) -> nn.Module:
@@ -131,12 +130,6 @@ def _is_module(name: str) -> bool:
 
     in_folder = os.path.exists(f"{name}.py") or os.path.exists(os.path.join(name, "__init__.py"))
     return in_folder or importlib.util.find_spec(name) is not None
-
-
-def choices(config: type[Config], field: str) -> tuple[Any, ...]:
-    """The values that a config's `Literal` field may have; none for fields of other types."""
-    hint = typing.get_type_hints(config)[field]
-    return typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else ()
 
 
 def crop_size(text: str) -> int | tuple[int, int]:

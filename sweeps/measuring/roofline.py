@@ -1,8 +1,12 @@
-"""How fast a network could be on this machine at best, and how much of that it reaches, whole and by kind of block.
+"""Compare times with what the machine allows.
+
+How fast a network could be on this machine at best, and how much of that it reaches, whole and by kind of block.
 
     dualformer roofline dualformer_tiny --device cuda --precision bfloat16 --batch-size 8
 
-What the bounds are: `sweeps.measuring.bounds`. A time below its bound is said to be wrong, and makes the exit status 1.
+The network has to agree with its naive reference first, and the last lines say what that was: gate "twins", or "self"
+where it has none. What the bounds are: `sweeps.measuring.bounds`. A time below its bound is said to be wrong, and makes
+the exit status 1.
 """
 
 from __future__ import annotations

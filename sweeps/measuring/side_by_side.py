@@ -13,15 +13,10 @@ from dualformer.results.statistics import median_ratio
 from sweeps import machine_lock
 from sweeps.measuring import gate, machine
 from sweeps.measuring.forward import forward_pass, random_clip
-from sweeps.measuring.options import RefusedError
 from sweeps.measuring.settings import settings
 from sweeps.measuring.steadiness import complaints, drift
 from sweeps.measuring.timing import clock_of, interleave, quantiles, warm_up
 from sweeps.run_config import MeasureConfig
-
-
-class WrongLogitsError(RefusedError):
-    """A network that doesn't compute what its reference does, so that its time would mean nothing."""
 
 
 def side_by_side(
@@ -39,7 +34,7 @@ def side_by_side(
         Milliseconds of each network's passes, and what disturbed them, in words.
 
     Raises:
-        WrongLogitsError: names the network that differs from its reference.
+        gate.WrongLogitsError: names the network that differs from its reference.
     """
     device = torch.device(device)
     clock = clock_of(device)
@@ -50,9 +45,7 @@ def side_by_side(
             stack.enter_context(evaluating(model.to(device)))
             clip = random_clip(model, config.batch_size, device)
             steps[name] = forward_pass(model, clip, config)
-            compared = gate.compare(model, steps[name](), gate.reference_logits(model, clip), config)
-            if compared.reason:
-                raise WrongLogitsError(f"{name}: {compared.reason}")
+            gate.passed(name, model, clip, steps[name], config)
         stack.enter_context(machine_lock.exclusive())
         before = machine.observe(device)
         for step in steps.values():

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
+from dualformer.results.disturbance import WITHHELD
 from sweeps.measuring.steadiness import DRIFT, drift
 from sweeps.run_config import MeasureConfig
 
@@ -195,7 +196,7 @@ def clock_doubt(latency_ms: float, pass_ms: float, canary_ratio: float) -> str:
     """
     low, high = CANARY_RANGE
     if not low <= canary_ratio <= high:
-        return f"times withheld: two passes took {canary_ratio:.2f} times as long as one, not {low} to {high} times"
+        return f"{WITHHELD}: two passes took {canary_ratio:.2f} times as long as one, not {low} to {high} times"
     if pass_ms > ASYNCHRONOUS * latency_ms:
-        return f"times withheld: a pass takes {pass_ms:.3g} ms, a synchronised one {latency_ms:.3g} ms: nobody waited"
+        return f"{WITHHELD}: a pass takes {pass_ms:.3g} ms, a synchronised one {latency_ms:.3g} ms: nobody waited"
     return ""

@@ -69,19 +69,10 @@ def train(
         batches = training_batches(dataset, context, start, schedule.end)
         for step, batch in enumerate(progress.timed(batches), start):
             note_failures(batch["failures"], progress, dataset, context)
-            with machine(context):
-                clips = int(team.sum(len(batch["label"])))
-                if not clips:
-                    continue
-                share = len(batch["label"]) / (clips / team.size)
-                seed = step_seed(context.config.seed, step, team.rank)
-                loss = team.sum(learner.backward(batch, seed, share)) / team.size
-                if not math.isfinite(loss):
-                    raise not_finite(loss, step, team.union(names(dataset, batch)), context)
-                rate = schedule.rate(step)
-                learner.update(rate)
+            if (taken := take_step(step, batch, learner, schedule, dataset, context)) is None:
+                continue
             if team.leads:
-                progress.step(step, loss, rate, clips)
+                progress.step(step, *taken)
             if held_out is not None and is_due(step, config.evaluate_every):
                 evaluate_on_the_way(step, learner, held_out, progress, context)
             if team.leads and is_due(step, config.save_every):
@@ -90,6 +81,36 @@ def train(
     if team.leads and config.save_every:
         checkpoint.save_weights(context.folder / layout.WEIGHTS, model, step=schedule.end, run=context.identity)
     return progress.summary()
+
+
+def take_step(
+    step: int,
+    batch: dict[str, Any],
+    learner: Learner,
+    schedule: Schedule,
+    dataset: VideoDataset,
+    context: RunContext,
+) -> tuple[float, float, int] | None:
+    """Changes the weights by one batch, of which each process has a part.
+
+    Returns:
+        Loss, learning rate and number of clips, of all processes; None where no clip of the batch could be read.
+
+    Raises:
+        TrainingError: the loss is not finite; names the videos.
+    """
+    team, ours = context.team, len(batch["label"])
+    with machine(context):
+        clips = int(team.sum(ours))
+        if not clips:
+            return None
+        seed = step_seed(context.config.seed, step, team.rank)
+        loss = team.sum(learner.backward(batch, seed, share=ours / (clips / team.size))) / team.size
+        if not math.isfinite(loss):
+            raise not_finite(loss, step, team.union(names(dataset, batch)), context)
+        rate = schedule.rate(step)
+        learner.update(rate)
+    return loss, rate, clips
 
 
 def machine(context: RunContext) -> contextlib.AbstractContextManager[None]:

@@ -1,4 +1,6 @@
-"""Takes the metrics of a finished run anew from its predictions, without its videos, its model or a GPU.
+"""Score a run's predictions again, without its model.
+
+Neither its videos nor a GPU are needed.
 
 It prints them, writes `classes.csv`, `confusion.csv` and `calibration.csv` again, and compares with the `result.json`
 beside them. The figures come out equal, not nearly.

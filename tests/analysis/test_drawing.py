@@ -11,6 +11,7 @@ from analysis.drawing import ablation as ablation_figure
 from analysis.drawing import accuracy_vs_cost, canvas, growth, style
 from dualformer import attention
 from tests.helpers import synthetic_runs
+from tests.helpers.planted import FREE
 
 
 @pytest.fixture(scope="module")
@@ -189,8 +190,8 @@ from dualformer.attention.base import Attention
 
 
 class Axial(Attention):
-    letter = "Q"
-    words = "axial"
+    letter = "{letter}"
+    words = "crosswise"
     colour = "#123456"
     marker = "*"
 """
@@ -198,9 +199,9 @@ class Axial(Attention):
 
 def test_a_new_letter_is_drawn_under_its_own_words_and_colour(tmp_path):
     (tmp_path / "letters").mkdir()
-    (tmp_path / "letters" / "axial.py").write_text(NEW_ATTENTION)
+    (tmp_path / "letters" / "crosswise.py").write_text(NEW_ATTENTION.replace("{letter}", FREE))
     differs = {}
-    for number, pattern in enumerate(("LG", "QQ", "LQ")):
+    for number, pattern in enumerate(("LG", FREE * 2, f"L{FREE}")):
         for frames in (8, 16):
             run_id = f"{10 * number + frames:012d}"
             differs[run_id] = {"model.attention": pattern, "model.num_frames": frames}
@@ -211,21 +212,26 @@ def test_a_new_letter_is_drawn_under_its_own_words_and_colour(tmp_path):
     [table] = load.load_grid("letters", [tmp_path])
     with attention.also_in(tmp_path / "letters"):
         frame = tables.ablation(table).set_index("pattern")
-        assert frame.loc["QQ", ["words", "colour", "marker"]].to_numpy().tolist() == [["axial", "#123456", "*"]] * 2
-        assert set(frame.loc["LQ", "words"]) == {"window + axial"}
+        assert (
+            frame.loc[FREE * 2, ["words", "colour", "marker"]].to_numpy().tolist()
+            == [["crosswise", "#123456", "*"]] * 2
+        )
+        assert set(frame.loc[f"L{FREE}", "words"]) == {"window + crosswise"}
         assert frame["colour"].nunique() == 3
         drawing = growth.draw(tables.growth(table)[0], table)
         bars = ablation_figure.draw(tables.ablation(table), table)
-    assert "QQ  axial" in words(drawing) and "axial" in words(bars)
+    assert f"{FREE * 2}  crosswise" in words(drawing) and "crosswise" in words(bars)
     assert "#123456" in {line.get_color() for axis in drawing.figure.axes for line in axis.lines}
 
 
 def test_rows_of_letters_that_no_file_has_any_more_are_drawn(tmp_path):
-    synthetic_runs.write_run(tmp_path / "runs", "a" * 12, synthetic_runs.config("ZL"), synthetic_runs.counted(0.1))
-    synthetic_runs.write_grid(tmp_path / "runs", "old", {"a" * 12: {"model.attention": "ZL"}})
+    synthetic_runs.write_run(
+        tmp_path / "runs", "a" * 12, synthetic_runs.config(f"{FREE}L"), synthetic_runs.counted(0.1)
+    )
+    synthetic_runs.write_grid(tmp_path / "runs", "old", {"a" * 12: {"model.attention": f"{FREE}L"}})
     collect.main(["--runs", str(tmp_path / "runs"), "--out", str(tmp_path)])
     [table] = load.load_grid("old", [tmp_path])
-    assert "ZL" in words(ablation_figure.draw(tables.ablation(table), table))
+    assert f"{FREE}L" in words(ablation_figure.draw(tables.ablation(table), table))
 
 
 def test_networks_of_ones_own_are_named_by_their_function(tmp_path):

@@ -94,7 +94,7 @@ def look() -> None:
     for main, *arguments in (
         (status.main, "--once"),
         (status.main, "--once", "--grid", "ablations"),
-        (collect.main, "--out", "results"),
+        (collect.main, "--replace", "--out", "results"),
         (logs.main, UNFINISHED),
         (retry.main, "nowhere"),
         (cancel.main, "nowhere"),
@@ -167,7 +167,7 @@ def test_a_dry_run_over_what_others_left(runs: Path, ledger_lines: bytes, odd: d
 @fuzzed(60)
 def test_tables(runs: Path, odd: bytes, whole_header: bool):
     """A table of which some bytes are others, or nothing but these."""
-    assert collect.main(["--runs", "runs", "--out", "tables"]) == 0
+    assert collect.main(["--runs", "runs", "--replace", "--out", "tables"]) == 0
     (path,) = Path("tables/ablations").glob("*.csv")
     path.write_bytes(path.read_bytes()[: -len(odd) - 1] + odd if whole_header else odd)
     call(verify.main, "tables", statuses=(0, 1, 2))

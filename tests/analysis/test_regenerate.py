@@ -44,7 +44,7 @@ def test_notebook_words_are_headings_and_plain_paragraphs(path):
 
 
 def test_all_notebooks_end_to_end(tmp_path):
-    """All but the growth grid have results: two kinds of figures, and a sentence in place of the third."""
+    """No grid of growing clips: a figure for every other, the published one, and a sentence in place of the growth."""
     synthetic_runs.write_ablations(tmp_path / "runs")
     synthetic_runs.write_published_sizes(tmp_path / "runs")
     assert collect.main(["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "results")]) == 0
@@ -54,15 +54,18 @@ def test_all_notebooks_end_to_end(tmp_path):
         [*command, "--figures", str(tmp_path / "figures")], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert "2_attention_ablation.ipynb ..." in done.stdout
+    assert "2_variants.ipynb ..." in done.stdout
     assert f"Look at {tmp_path / 'figures' / 'report.html'}" in done.stdout
-    names = {"accuracy_vs_cost", "attention_ablation_example-cpu-3000"}
+    names = {
+        "accuracy_vs_cost",
+        *(f"{path.parent.name}_{path.stem}" for path in (tmp_path / "results").glob("*/*.csv")),
+    }
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {
         "report.html", *(f"{name}.{ending}" for name in names for ending in ("png", "svg")),
     }  # fmt: skip
     page = (tmp_path / "figures" / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == 2
-    assert "no results of grid &#39;scaling&#39;" in page
+    assert len(names) == 3 and page.count("data:image/png;base64,") == 3
+    assert "No grid here varies the length or the size of clips" in page
     assert synthetic_runs.COMMIT in page
     for reason in ("loss is NaN at step 40", "started, not finished", "never started", "another report of a row shown"):
         assert reason in page
@@ -96,7 +99,7 @@ def test_the_report_in_a_browser(tmp_path, width):
     figure = base64.b64encode(next((ROOT / "analysis" / "figures").glob("*.png")).read_bytes()).decode()
     wide = pd.DataFrame({f"column {number}": ["word" * 9] for number in range(12)}).to_html()
     parts = [report.Part("heading", "A heading", level=2), report.Part("image", figure, alt="a figure")]
-    page = report.render([[*parts, report.table_of(wide)]], report.load_all([tmp_path / "results"]))
+    page = report.render([[*parts, report.table_of(wide)]], load.load_all([tmp_path / "results"]))
     asked = """<script>addEventListener('load', () => {
         const page = document.documentElement, images = [...document.images];
         document.title = JSON.stringify([page.scrollWidth <= page.clientWidth, images.length,
@@ -147,6 +150,6 @@ def test_grids_are_taken_from_the_first_folder_that_has_them(tmp_path):
     for name, write in (("a", synthetic_runs.write_ablations), ("b", synthetic_runs.write_all)):
         write(tmp_path / name / "runs")
         collect.main(["--runs", str(tmp_path / name / "runs"), "--out", str(tmp_path / name / "results")])
-    found = report.load_all([tmp_path / "a" / "results", tmp_path / "b" / "results"])
+    found = load.load_all([tmp_path / "a" / "results", tmp_path / "b" / "results"])
     assert [table.grid for table in found] == ["ablations", "published_sizes", "scaling"]
     assert isinstance(found[0], load.Table)

@@ -8,7 +8,7 @@ Environment: BENCHMARK_DEVICE (cpu, cuda), BENCHMARK_DTYPE (float32, bfloat16, f
 
 Each attention is the one that DualFormer-T has at that grid. It is compared with its naive twin before it is timed; a
 wrong one fails and shows no time. `extra_info` says what a saved file needs to be compared with another: device,
-precision, versions, clocks, and what disturbed the timing.
+precision, versions, clocks, and what disturbed the timing; a disturbed row of the table says so in its name.
 """
 
 from __future__ import annotations
@@ -24,9 +24,11 @@ from dualformer.attention import find, letters
 from dualformer.attention.base import Attention
 from dualformer.checking import twin_errors
 from dualformer.registry import model_config
+from dualformer.results.disturbance import MARK, speaking
 from sweeps.measuring import machine
 from sweeps.measuring.gate import TOLERANCE
 from sweeps.measuring.settings import settings
+from sweeps.measuring.steadiness import complaints, drift
 from sweeps.provenance import provenance
 from sweeps.run_config import MeasureConfig, RunConfig
 
@@ -81,9 +83,25 @@ def test_attention(benchmark, circumstances, letter, stage, backward):
         before = machine.observe(torch.device(DEVICE))
         benchmark(run, attention, x, DTYPE)
         after = machine.observe(torch.device(DEVICE))
-        benchmark.extra_info.update(machine=after, flags=machine.flags(before, after, torch.device(DEVICE)))
+        flags = machine.flags(before, after, torch.device(DEVICE)) + time_flags(benchmark)
+        benchmark.extra_info.update(machine=after, flags=flags)
+        mark(benchmark, flags)
     except torch.OutOfMemoryError as error:
         pytest.skip(f"out of memory: {error}")
+
+
+def time_flags(benchmark) -> list[str]:
+    """What its times say against themselves; nothing where benchmarks are disabled."""
+    if not benchmark.stats:
+        return []
+    times_ms = [seconds * 1e3 for seconds in benchmark.stats.stats.data]
+    return complaints(times_ms, None, drift([times_ms]))
+
+
+def mark(benchmark, flags: list[str]) -> None:
+    """Makes a row of the table say that its times were disturbed, and by what."""
+    if benchmark.stats and (against := speaking(flags)):
+        benchmark.stats.name += f" {MARK} {'; '.join(against)}"
 
 
 def run(attention: Attention, x: Tensor, dtype: str) -> list[Tensor]:

@@ -20,6 +20,7 @@ from dualformer.attention.windows import even_windows
 from dualformer.checking import CHECKS, GRIDS, TOLERANCE, build, examples, tokens, twin_errors
 from dualformer.config import ConfigError
 from dualformer.reference import naive, num_twins
+from dualformer.tracing import shared_functions
 from tests.helpers.planted import FREE, plant
 
 SLOW = {"export", "compile"}
@@ -35,6 +36,7 @@ def cases():
 @pytest.mark.parametrize(("letter", "grid", "fields"), cases())
 def test_equals_its_naive_twin_forward_and_backward(letter, grid, fields):
     module = build(letter, grid, **fields).double()
+    assert shared_functions(module, tokens(module)) == []
     errors = twin_errors(module, tokens(module))
     assert {"output", "gradient of input", "gradient of proj.weight"} < set(errors)
     assert {name: error for name, error in errors.items() if not error <= TOLERANCE[torch.float64]} == {}

@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional
 
 from dualformer import create_model
+from dualformer.attention import letters
 from dualformer.attention.global_pyramid import GlobalPyramidAttention
 from dualformer.attention.local_window import LocalWindowAttention
 from dualformer.registry import model_config
@@ -184,10 +185,10 @@ SIZES = [
 
 
 @pytest.mark.parametrize(("num_frames", "crop_size"), SIZES, ids=str)
-@pytest.mark.parametrize("attention", ["LG", "LSGDF"])
+@pytest.mark.parametrize("attention", ["LG", "".join(letters())])
 def test_every_pixel_counts_and_the_grid_follows_the_rule(num_frames, crop_size, attention):
     """Patches of 2x4x4 and every halving are rounded up, so the grid is the clip over 2x32x32, rounded up."""
-    depths = (2, 2, 2, 2) if attention == "LG" else (1, 1, 5, 1)
+    depths = (2, 2, 2, 2) if attention == "LG" else (1, 1, len(attention), 1)
     dims = {"embed_dims": (4, 4, 4, 4), "num_heads": (1, 1, 1, 1), "depths": depths}
     torch.manual_seed(0)
     size = {"num_frames": num_frames, "crop_size": crop_size}

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from dualformer.attention import letters
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -53,7 +55,11 @@ CASES = {
     "dualformer macs vivit": ["vivit_base"],
     "dualformer predict clip.mp4 --model timesformer_d": ["timesformer_divided"],
     "dualformer predict clip.mp4 --num-crops ": ["1", "3"],
-    "dualformer fields train.token_labels.w": ["train.token_labels.weight", "train.token_labels.weights"],
+    "dualformer fields train.token_labels.weight": [
+        "train.token_labels.weight",
+        "train.token_labels.weight_set",
+        "train.token_labels.weights",
+    ],
     "dualformer prepare kin": ["kinetics"],
 }
 
@@ -80,11 +86,11 @@ COMPLETERS = {
     "assignments('model.name=vivit')": ["model.name=vivit_base"],
     "assignments('train.optimizer=')": ["train.optimizer=adamw", "train.optimizer=sgd"],
     "assignments('measure.tf32=t')": ["measure.tf32=true"],
-    "assignments('model.attention=LG,L')[:2]": ["model.attention=LG,LD", "model.attention=LG,LF"],
+    "assignments('model.attention=LG,L')": [f"model.attention=LG,L{letter}" for letter in letters()],
     "assignments('train.steps=')": [],
     "assignments('nothing=')": [],
     "fields('measure.warmup')": ["measure.warmup", "measure.warmup_limit"],
-    "letters('L')[:2]": ["LD", "LF"],
+    "letters('L')": [f"L{letter}" for letter in letters()],
 }
 
 

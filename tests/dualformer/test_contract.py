@@ -111,6 +111,19 @@ def test_own_state_dict_loads_strictly(name, changes, wrapped):
     assert torch.equal(model(clip), other(clip))
 
 
+@pytest.mark.parametrize("name", [name for name in NAMES if hasattr(small_config(name), "norm_eps")])
+def test_norm_eps_is_that_of_every_layer_norm(name):
+    changes = {"attention": "".join(letters()), "depths": (len(letters()), 1)} if "dualformer" in name else {}
+    model, other = small_model(name, **changes).eval(), small_model(name, norm_eps=0.5, **changes).eval()
+    norms = [module for module in other.modules() if isinstance(module, torch.nn.LayerNorm)]
+    assert len(norms) > 4 and {norm.eps for norm in norms} == {0.5}
+    assert {module.eps for module in model.modules() if isinstance(module, torch.nn.LayerNorm)} == {
+        model.config.norm_eps
+    }
+    clip = clip_for(model)
+    assert not torch.allclose(model(clip), other(clip))
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_clip_of_another_shape_is_refused_by_name_and_shape(name):
     model = small_model(name)

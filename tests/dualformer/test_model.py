@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from dualformer import ConfigError, count_macs, create_model, load_weights
+from dualformer.attention import find, letters
+from dualformer.attention.patterns import option_names
 from dualformer.layers import DropPath
 from dualformer.model import DualFormerConfig
 from dualformer.registry import model_config
@@ -35,11 +37,12 @@ def clip_for(model, batch=2):
     return torch.randn(batch, *model.config.clip_shape, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.parametrize("pattern", ["LG", "LL", "LS", "GG", "DD", "FF", "LGSDF"])
+@pytest.mark.parametrize("pattern", ["LG", *letters(), "".join(letters())])
 def test_pattern_repeats_over_the_blocks_of_every_stage(pattern):
-    model = small(attention=pattern, depths=(3, 1, 2, 2))
+    depths = (3, 1, 2, len(pattern) + 1)
+    model = small(attention=pattern, depths=depths)
     kinds = [[block.attn.letter for block in stage.blocks] for stage in model.stages]
-    expected = [[letter for letter in (pattern * 3)[:depth]] for depth in (3, 1, 2, 2)]
+    expected = [[letter for letter in (pattern * 3)[:depth]] for depth in depths]
     assert kinds == expected
     logits = model(clip_for(model))
     assert logits.shape == (2, 5)
@@ -57,7 +60,7 @@ def test_every_stage_may_have_a_pattern_of_its_own():
     "changes",
     [
         {},
-        {"attention": "DD"},
+        *({"attention": letter} for letter in letters()),
         {"attention": "LS", "position": "relative"},
         {"position": "absolute"},
         {"pooling": "average", "num_frames": 8},
@@ -112,6 +115,14 @@ def test_wrong_clip_shape_names_both():
     ("changes", "message"),
     [
         ({"embed_dim": 3}, "unknown field 'embed_dim'; did you mean 'embed_dims'"),
+        (
+            {"fine_sizes": (None,)},
+            "fine_sizes has 1 entries, embed_dims has 4 .*'G' takes a fine_size",
+        ),
+        (
+            {"coarse_sizes": (None,) * 5, "attention": "L,L,LL,GL"},
+            "coarse_sizes has 5 .*'G' takes a coarse_size",
+        ),
         ({"depths": (2, 2)}, "depths has 2 entries, embed_dims has 4 stages"),
         ({"num_heads": (3, 2, 2, 2)}, "8 channels can't be split over 3 heads"),
         ({"attention": f"L{FREE}"}, f"unknown letter '{FREE}'"),
@@ -128,6 +139,14 @@ def test_wrong_clip_shape_names_both():
 def test_bad_fields_are_named(changes, message):
     with pytest.raises(ConfigError, match=message):
         small(**changes)
+
+
+@pytest.mark.parametrize("pattern", [letter for letter in letters() if "fine_size" not in option_names(find(letter))])
+def test_sizes_that_no_block_reads_are_not_asked_for(pattern):
+    model = small(attention=pattern, embed_dims=(8,), depths=(2,), num_heads=(1,))
+    assert len(model.config.fine_sizes) == 4
+    assert torch.isfinite(model(clip_for(model))).all()
+    assert count_macs(model).matrix_work == model.config.matrix_work(include_head=False)
 
 
 def test_unknown_model_suggests_the_nearest():
@@ -156,15 +175,6 @@ def test_gradient_checkpointing_changes_no_gradient():
         gradients.append([p.grad for p in model.parameters()])
     for plain, recomputed in zip(*gradients):
         torch.testing.assert_close(plain, recomputed)
-
-
-def test_norm_eps_is_that_of_every_layer_norm():
-    model, other = small(attention="LGD"), small(attention="LGD", norm_eps=0.5)
-    norms = [module for module in other.modules() if isinstance(module, torch.nn.LayerNorm)]
-    assert len(norms) > 2 * 6
-    assert {norm.eps for norm in norms} == {0.5}
-    clip = clip_for(model)
-    assert not torch.allclose(model.eval()(clip), other.eval()(clip))
 
 
 def windows(model):

@@ -12,7 +12,7 @@ import torch
 from dualformer import ConfigError, count_macs, create_model, list_models
 from dualformer.macs import closed_form
 from dualformer.model_config import ModelConfig
-from dualformer.registry import model_config, source_files, split_pattern
+from dualformer.registry import model_config, source_files
 
 SOURCE = """
     import torch
@@ -215,13 +215,6 @@ def test_files_of_the_project_and_of_libraries_are_left_out(name):
 def test_files_of_what_is_no_model():
     with pytest.raises(ConfigError, match="did you mean 'dualformer_tiny'"):
         source_files("dualformer_tin")
-
-
-def test_names_and_patterns_are_told_apart():
-    assert split_pattern("dualformer_tiny:LG") == ("dualformer_tiny", "LG")
-    assert split_pattern("dualformer_tiny") == ("dualformer_tiny", None)
-    assert split_pattern("own.models:net") == ("own.models:net", None)
-    assert split_pattern("own.models:net:LL,LG") == ("own.models:net", "LL,LG")
 
 
 def test_registry_lists_itself_alone():

@@ -27,7 +27,9 @@ PROVENANCE = {
 }
 PATTERNS = {"LL": (0.52, 0.99, 0.11), "LS": (0.61, 0.99, 0.11), "GG": (0.98, 0.52, 0.14), "LG": (0.99, 0.98, 0.13),
             "DD": (0.83, 0.96, 0.12), "FF": (1.0, 1.0, 0.21)}  # fmt: skip
-"""Attention pattern -> accuracy of relation, accuracy of motion, GMACs per view."""
+"""Attention pattern, fixed since tests count them -> accuracy of relation, accuracy of motion, GMACs per view."""
+
+NUM_VIDEOS = 256
 
 PUBLISHED_SIZES = {
     "dualformer_tiny": 60.088, "dualformer_small": 158.687, "dualformer_base": 267.965, "video_swin_tiny": 88.06,
@@ -79,8 +81,11 @@ def write_ablations(runs: Path) -> None:
     for number, (pattern, (relation, motion, gmacs)) in enumerate(PATTERNS.items()):
         run_id = f"{number:012x}"
         differs[run_id] = {"model.attention": pattern}
-        top1 = {"top1": relation * motion, "top1_relation": relation, "top1_motion": motion, "num_videos": 256}
-        write_run(runs, run_id, config(pattern), {**counted(gmacs), **top1, "num_classes": 4, "chance_top1": 0.25})
+        shares = {"top1": relation * motion, "top1_relation": relation, "top1_motion": motion}
+        scores = {name: round(share * NUM_VIDEOS) / NUM_VIDEOS for name, share in shares.items()}
+        scores |= {"num_videos": NUM_VIDEOS, "num_failed_videos": 0, "num_classes": 4, "chance_top1": 0.25}
+        trained = {"train_clips_per_s": 100.0, "final_train_loss": 0.5}
+        write_run(runs, run_id, config(pattern), {**counted(gmacs), **scores, **trained})
     differs |= {
         "a" * 12: {"model.attention": "LD"},
         "b" * 12: {"model.attention": "LF"},

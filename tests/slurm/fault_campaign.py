@@ -7,10 +7,12 @@ Every run trains a small network on real video files with a checkpoint every few
 sweep, faults of all kinds come in random order: jobs are queued again, preempted, warned and cancelled by signal;
 workers and launchers are killed; a second launcher joins, a second process starts on a run; nodes, slurmd and
 slurmctld go away and come back; nodes can't launch what they are given; the disk fills up; checkpoints and results are
-torn; the code is edited. In the end it must hold that
+torn; run folders are removed; jobs that wait are cancelled; a launch comes from within a job; the code is edited, while
+runs start and while they wait. In the end it must hold that
 
 * every kind of fault came about,
-* every run is there and ok, and was computed to its end once (once more for every result that was torn),
+* every run is there and ok, and was computed to its end once (once more for every result that was torn, and for every
+  removal of its folder),
 * no process worked on a run whose claim another one held,
 * steps never went back by more than a save interval (two where a checkpoint was torn, and one more for each that a full
   disk did not take),
@@ -30,339 +32,29 @@ if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 import argparse
-import dataclasses
-import itertools
 import json
 import os
 import random
 import shutil
-import signal
 import subprocess
 import tempfile
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
-import psutil
 import yaml
 
 from dualformer.results.files import read_lines
 from dualformer.results.layout import SNAPSHOTS
 from dualformer.results.result import read_result
-from slurm import queue
-from sweeps.launching import ledger
-from sweeps.source import PACKAGES, ROOT, code_hash
+from sweeps.source import PACKAGES, ROOT
 from tests.helpers.small_run import MODEL, write_bright_and_dark
+from tests.slurm.campaign_verdict import SAVE_EVERY, verdict
+from tests.slurm.faults import DISK_MB, FAULTS, LAUNCH, Campaign, run_cluster, write_prolog
 from tests.slurm.test_slurm import free_ports
 
-SAVE_EVERY = 10
 STEPS = 120
-LAUNCH = ("code/sweeps/launch.py", "--grid", "campaign.yaml")
-TIMED = ("train_clips_per_s", "data_wait_share")
-"""Fields of a result that depend on time."""
 
-_DISK_MB = 300
 _PAUSE_S = 1.0
-_OCCASION_S = 20.0
-
-
-@dataclasses.dataclass
-class Campaign:
-    """One sweep under fire.
-
-    Attributes:
-        folder: with `data`, `code` (a copy of the project), the grid, and a `runs` folder on a small disk of its own.
-        cluster: environment of `slurm/cluster.sh`, whose folder is a short path, since sockets lie in it.
-        faults: how often each kind happened.
-        torn_results: runs whose result was torn after they had finished.
-        torn_checkpoints: runs that lost a checkpoint.
-        unclaimed: runs that a process was at while another one held the claim.
-        crashes: how often slurmctld was gone without our doing. Version 22.05.8 crashes at times when a job that was
-            requeued off a dead node reports in.
-    """
-
-    folder: Path
-    cluster: dict[str, str]
-    random: random.Random
-    faults: Counter[str] = dataclasses.field(default_factory=Counter)
-    torn_results: Counter[str] = dataclasses.field(default_factory=Counter)
-    torn_checkpoints: Counter[str] = dataclasses.field(default_factory=Counter)
-    crashes: int = 0
-    launchers: list[subprocess.Popen[bytes]] = dataclasses.field(default_factory=list)
-    doubles: list[subprocess.Popen[bytes]] = dataclasses.field(default_factory=list)
-    suspects: dict[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
-    unclaimed: set[str] = dataclasses.field(default_factory=set)
-
-    @property
-    def runs(self) -> Path:
-        return self.folder / "runs"
-
-    def run_dirs(self) -> list[Path]:
-        manifest = self.runs / "campaign.grid.json"
-        rows = json.loads(manifest.read_text())["runs"] if manifest.exists() else []
-        return [self.runs / row["run_id"] for row in rows]
-
-    def working(self) -> Iterator[tuple[Path, int]]:
-        """Runs that a process is at, and its number."""
-        for run_dir in self.run_dirs():
-            starts = [event["pid"] for event in ledger.read(run_dir) if event["event"] == "start"]
-            if starts and ledger.is_claimed(run_dir):
-                yield run_dir, starts[-1]
-
-    def launch(self) -> None:
-        """Starts a launcher as a user would."""
-        command = [sys.executable, *LAUNCH, "--profile", "profile.yaml", "--executor", "slurm"]
-        with open(self._log(len(self.launchers)), "wb") as log:
-            process = subprocess.Popen(command, cwd=self.folder, stdout=log, stderr=log, start_new_session=True)
-        self.launchers.append(process)
-
-    def _log(self, number: int) -> Path:
-        return self.folder / f"launch-{number}.log"
-
-    def launcher_starting(self) -> bool:
-        """Whether a launcher may still be about to copy the code, which it tells when it has."""
-        alive = (number for number, process in enumerate(self.launchers) if process.poll() is None)
-        return any("slurm executor" not in self._log(number).read_text() for number in alive)
-
-    def launcher_alive(self) -> bool:
-        return any(process.poll() is None for process in self.launchers)
-
-    def quiet(self) -> bool:
-        """Whether no process that could still change a run is left."""
-        return not self.launcher_alive() and all(process.poll() is not None for process in self.doubles)
-
-    def watch(self) -> None:
-        """Notes runs that a process computes without the claim, if it still does so at the next look."""
-        found = {}
-        for run_dir in self.run_dirs():
-            starts = [event["pid"] for event in ledger.read(run_dir) if event["event"] == "start"]
-            holder = claim_holder(run_dir)
-            if starts and holder not in (None, starts[-1]) and is_alive(starts[-1]):
-                found[run_dir.name] = (starts[-1], holder)
-        self.unclaimed |= {name for name, pair in found.items() if self.suspects.get(name) == pair}
-        self.suspects = found
-
-    def look_after(self) -> None:
-        """What a user and a service manager do: starts a launcher where none is left, and daemons that crashed."""
-        if not self.launcher_alive():
-            self.launch()
-        if subprocess.run(["scontrol", "ping"], capture_output=True).returncode:
-            self.crashes += 1
-            self._daemon("start", "slurmctld")
-
-    def done(self) -> bool:
-        run_dirs = self.run_dirs()
-        return bool(run_dirs) and all(read_result(run_dir) for run_dir in run_dirs)
-
-    # Faults. Each returns whether there was an occasion for it.
-
-    def requeue_job(self) -> bool:
-        return self._to_a_running_job("scontrol", "requeue")
-
-    def warn_job(self) -> bool:
-        return self._to_a_running_job("scancel", "--signal=USR2")
-
-    def preempt(self) -> bool:
-        """A more important job needs a whole node for a moment."""
-        if not self._running_jobs():
-            return False
-        command = ["sbatch", "-p", "urgent", "-N1", "--exclusive", "-t", "1", "-o", "/dev/null", "--wrap", "sleep 2"]
-        return subprocess.run(command, capture_output=True).returncode == 0
-
-    def kill_worker(self) -> bool:
-        return self._kill_one() is not None
-
-    def start_twice(self) -> bool:
-        """A second process starts on a run that is under way, as where a node that was given up computes on."""
-        working = [run_dir for run_dir, _ in self.working()]
-        code = next((self.runs / SNAPSHOTS).glob("[0-9a-f]*"), None)
-        if not working or code is None:
-            return False
-        run_dir = self.random.choice(working)
-        program = (
-            f"from sweeps.launching.attempt import attempt; attempt({str(run_dir)!r}, 'double', code={code.name!r})"
-        )
-        environment = {**os.environ, "PYTHONPATH": str(code)}
-        with open(self.folder / f"double-{len(self.doubles)}.log", "wb") as log:
-            command = [sys.executable, "-c", program]
-            double = subprocess.Popen(command, cwd=self.folder, env=environment, stdout=log, stderr=log)
-        self.doubles.append(double)
-        return True
-
-    def tear_checkpoint(self) -> bool:
-        """A worker dies, and its last checkpoint isn't what was written."""
-        candidates = [run_dir for run_dir, _ in self.working() if len(self._checkpoints(run_dir)) > 1]
-        run_dir = self._kill_one(candidates)
-        checkpoints = self._checkpoints(run_dir) if run_dir else []
-        if not checkpoints:
-            return False
-        os.truncate(checkpoints[-1], checkpoints[-1].stat().st_size // 2)
-        self.torn_checkpoints[run_dir.name] += 1
-        return True
-
-    def kill_launcher(self) -> bool:
-        for process in self.launchers:
-            if process.poll() is None:
-                process.kill()
-                process.wait()
-                return True
-        return False
-
-    def second_launcher(self) -> bool:
-        self.launch()
-        return True
-
-    def node_down(self) -> bool:
-        node = self._node()
-        self._scontrol("update", f"nodename={node}", "state=down", "reason=campaign")
-        self._daemon("stop", node)
-        time.sleep(3)
-        self._daemon("start", node)
-        self._scontrol("update", f"nodename={node}", "state=resume")
-        return True
-
-    def restart_slurmd(self) -> bool:
-        node = self._node()
-        self._daemon("stop", node)
-        self._daemon("start", node)
-        return True
-
-    def break_node(self) -> bool:
-        """The nodes can't start what they are given, which Slurm then puts aside."""
-        marker = broken_marker(self.cluster)
-        marker.touch()
-        try:
-            occasion = self.requeue_job() and self._within(_OCCASION_S, self._any_held)
-        finally:
-            marker.unlink()
-        for node in self._nodes():  # Slurm takes such nodes out of service
-            self._scontrol("update", f"nodename={node}", "state=resume")
-        return occasion
-
-    def restart_slurmctld(self) -> bool:
-        self._daemon("stop", "slurmctld")
-        time.sleep(3)
-        self._daemon("start", "slurmctld")
-        return True
-
-    def fill_disk(self) -> bool:
-        """The disk of the runs is full for some seconds."""
-        filler = self.runs / "filler"
-        with open(filler, "wb", buffering=0) as file:
-            try:
-                while file.tell() < 4 * _DISK_MB << 20:
-                    file.write(bytes(1 << 20))
-            except OSError:
-                pass
-            else:
-                filler.unlink()
-                return False
-        time.sleep(4)
-        filler.unlink()
-        return True
-
-    def tear_result(self) -> bool:
-        finished = [run_dir for run_dir in self.run_dirs() if read_result(run_dir) and not ledger.is_claimed(run_dir)]
-        if not finished:
-            return False
-        run_dir = self.random.choice(finished)
-        os.truncate(run_dir / "result.json", 100)
-        self.torn_results[run_dir.name] += 1
-        return True
-
-    def edit_code(self) -> bool:
-        """The checkout is broken for some seconds, in which jobs start (and no launch copies it)."""
-        if self.launcher_starting():
-            return False
-        path = self.folder / "code" / "sweeps" / "run.py"
-        text = path.read_text()
-        path.write_text("raise RuntimeError('half-edited')\n" + text)
-        self.kill_worker()
-        time.sleep(4)
-        path.write_text(text)
-        return True
-
-    def _to_a_running_job(self, *command: str) -> bool:
-        jobs = self._running_jobs()
-        return bool(jobs) and subprocess.run([*command, self.random.choice(jobs)], capture_output=True).returncode == 0
-
-    def _running_jobs(self) -> list[str]:
-        found = queue.jobs() or {}
-        return [job_id for job_id, job in found.items() if job.state == "RUNNING" and job.name.startswith("dualformer")]
-
-    def _kill_one(self, among: list[Path] | None = None) -> Path | None:
-        working = [(run_dir, pid) for run_dir, pid in self.working() if among is None or run_dir in among]
-        if not working:
-            return None
-        run_dir, pid = self.random.choice(working)
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            return None
-        return run_dir
-
-    def _checkpoints(self, run_dir: Path) -> list[Path]:
-        return sorted(run_dir.glob("checkpoints/[0-9]*.pt"))
-
-    def _any_held(self) -> bool:
-        return any(job.held for job in (queue.jobs() or {}).values())
-
-    def _within(self, seconds: float, condition: Callable[[], bool]) -> bool:
-        deadline = time.monotonic() + seconds
-        while not (met := condition()) and time.monotonic() < deadline:
-            time.sleep(0.2)
-        return met
-
-    def _nodes(self) -> list[str]:
-        return [f"127.0.0.{number}" for number in (11, 12, 13)]
-
-    def _node(self) -> str:
-        return self.random.choice(self._nodes())
-
-    def _daemon(self, order: str, name: str) -> None:
-        run_cluster(self.cluster, order, name)
-
-    def _scontrol(self, *arguments: str) -> None:
-        subprocess.run(["scontrol", *arguments], capture_output=True)
-
-
-FAULTS: tuple[Callable[[Campaign], bool], ...] = (
-    Campaign.requeue_job,
-    Campaign.warn_job,
-    Campaign.preempt,
-    Campaign.kill_worker,
-    Campaign.start_twice,
-    Campaign.tear_checkpoint,
-    Campaign.kill_launcher,
-    Campaign.second_launcher,
-    Campaign.node_down,
-    Campaign.break_node,
-    Campaign.restart_slurmd,
-    Campaign.restart_slurmctld,
-    Campaign.fill_disk,
-    Campaign.tear_result,
-    Campaign.edit_code,
-)
-
-
-def run_cluster(environment: dict[str, str], *command: str) -> None:
-    """Calls `slurm/cluster.sh`."""
-    done = subprocess.run(["bash", str(ROOT / "slurm" / "cluster.sh"), *command], env=environment, capture_output=True)
-    if done.returncode:
-        raise RuntimeError(f"cluster.sh {' '.join(command)}: {done.stderr.decode()}")
-
-
-def broken_marker(environment: dict[str, str]) -> Path:
-    """The file that keeps nodes of the cluster from starting anything, while it is there."""
-    return Path(environment["CLUSTER_DIR"], "broken")
-
-
-def write_prolog(environment: dict[str, str]) -> None:
-    """Has nodes refuse jobs, as a machine does whose file systems or GPUs are gone, while the marker is there."""
-    prolog = Path(environment["CLUSTER_DIR"], "prolog")
-    prolog.write_text(f"#!/bin/sh\n[ ! -e {broken_marker(environment)} ]\n")
-    prolog.chmod(0o755)
-    environment["EXTRA_CONF"] = f"Prolog={prolog}"
 
 
 def prepare(folder: Path, num_runs: int) -> None:
@@ -440,71 +132,6 @@ def disturb(campaign: Campaign, num_faults: int, minutes: float) -> None:
         time.sleep(1)
 
 
-def verdict(campaign: Campaign) -> dict[str, list[str]]:
-    """Returns what did not hold, by requirement; all lists are empty where everything did."""
-    broken: dict[str, list[str]] = {"present": [], "once": [], "steps": [], "equal": [], "code": []}
-    broken["faults"] = [fault.__name__ for fault in FAULTS if not campaign.faults[fault.__name__]]
-    broken["alone"] = sorted(campaign.unclaimed)
-    launched = code_hash(campaign.folder / "code")
-    for run_dir in campaign.run_dirs():
-        name, events = run_dir.name, ledger.read(run_dir)
-        result, calm = read_result(run_dir), read_result(campaign.folder / "calm" / run_dir.name)
-        broken["code"] += [name for event in events if event["event"] == "start" and event["code"] != launched]
-        if result is None or result.status != "ok":
-            broken["present"].append(f"{name}: {result.reason if result else 'no result'}")
-            continue
-        ends = sum(event["event"] == "end" for event in events)
-        if ends > 1 + campaign.torn_results[name]:
-            broken["once"].append(f"{name}: computed {ends} times")
-        back = furthest_back(run_dir)
-        allowed = SAVE_EVERY * ((2 if campaign.torn_checkpoints[name] else 1) + unsaved_checkpoints(run_dir))
-        if back > allowed and not campaign.torn_results[name]:
-            broken["steps"].append(f"{name}: went back {back} steps")
-        if timeless(result.to_dict()) != timeless(calm.to_dict()) or not same_predictions(run_dir, campaign.folder):
-            broken["equal"].append(name)
-    return broken
-
-
-def claim_holder(run_dir: Path) -> int | None:
-    """The process that holds the claim of a run, by the system's own table of locks."""
-    try:
-        claim = (run_dir / "claim").stat()
-    except FileNotFoundError:
-        return None
-    locks = [line.split() for line in Path("/proc/locks").read_text().splitlines() if "->" not in line]
-    wanted = f"{os.major(claim.st_dev):02x}:{os.minor(claim.st_dev):02x}:{claim.st_ino}"
-    holders = [int(pid) for _, kind, _, _, pid, place, *_ in locks if (kind, place) == ("POSIX", wanted)]
-    return holders[0] if holders else None
-
-
-def is_alive(pid: int) -> bool:
-    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-
-
-def unsaved_checkpoints(run_dir: Path) -> int:
-    """Returns how many checkpoints could not be written, by the run's log."""
-    return (run_dir / "log").read_text(errors="replace").count("UserWarning: no checkpoint at step")
-
-
-def furthest_back(run_dir: Path) -> int:
-    """Returns by how many steps training went back at most, by its own log."""
-    steps = [line["step"] for line in read_lines(run_dir / "metrics.jsonl")]
-    return max((before - after + 1 for before, after in itertools.pairwise(steps)), default=0)
-
-
-def timeless(result: dict[str, object]) -> dict[str, object]:
-    return {field: value for field, value in result.items() if field not in TIMED}
-
-
-def same_predictions(run_dir: Path, folder: Path) -> bool:
-    calm = folder / "calm" / run_dir.name / "predictions.csv"
-    return (run_dir / "predictions.csv").read_bytes() == calm.read_bytes()
-
-
-def attempts(campaign: Campaign) -> int:
-    return sum(event["event"] == "start" for run_dir in campaign.run_dirs() for event in ledger.read(run_dir))
-
-
 def run_campaign(folder: Path, *, num_runs: int, num_faults: int, seed: int, minutes: float, port: int | None) -> bool:
     """Runs a campaign in `folder`, prints its report and writes it to `report.json`; returns whether all held."""
     prepare(folder, num_runs)
@@ -514,7 +141,7 @@ def run_campaign(folder: Path, *, num_runs: int, num_faults: int, seed: int, min
     os.environ["SLURM_CONF"] = str(cluster / "slurm.conf")
     campaign = Campaign(folder, environment, random.Random(seed))
     campaign.runs.mkdir()
-    small_disk = ["mount", "-t", "tmpfs", "-o", f"size={_DISK_MB}m", "tmpfs", str(campaign.runs)]
+    small_disk = ["mount", "-t", "tmpfs", "-o", f"size={DISK_MB}m", "tmpfs", str(campaign.runs)]
     subprocess.run(small_disk, check=True)
     try:
         undisturbed(folder)
@@ -525,7 +152,7 @@ def run_campaign(folder: Path, *, num_runs: int, num_faults: int, seed: int, min
         broken = verdict(campaign)
         report = {
             "runs": num_runs,
-            "attempts": attempts(campaign),
+            "attempts": campaign.num_attempts(),
             "faults_survived": dict(sorted(campaign.faults.items())),
             "crashes_of_slurmctld": campaign.crashes,
             "seed": seed,

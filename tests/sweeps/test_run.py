@@ -19,6 +19,7 @@ from sweeps import run as worker
 from sweeps.failure import told_failure
 from sweeps.measuring import timing
 from sweeps.run import execute
+from tests.helpers.planted import FREE
 from tests.helpers.small_run import prepare_run, small_config, write_bright_and_dark
 
 
@@ -31,6 +32,23 @@ def run(config, folder):
     run_dir = prepare_run(folder, config)
     execute(run_dir)
     return run_dir, read_result(run_dir)
+
+
+def test_every_pass_of_a_run_has_the_threads_of_its_config(root, tmp_path):
+    seen = {True: set(), False: set()}  # in training mode and not
+
+    def note(module, inputs, output):
+        seen[module.training].add(torch.get_num_threads())
+
+    config = small_config(root, threads=2, measure={"latency": True, "samples": 2, "settled": 1.0})
+    before, hook = torch.get_num_threads(), torch.nn.modules.module.register_module_forward_hook(note)
+    try:
+        _, result = run(config, tmp_path)
+    finally:
+        hook.remove()
+        torch.set_num_threads(before)
+    assert result.status == "ok" and result.roofline_ms > 0
+    assert seen == {True: {2}, False: {2}}
 
 
 def test_a_run_leaves_a_whole_row_with_its_circumstances(root, tmp_path, monkeypatch):
@@ -124,7 +142,7 @@ def test_a_run_without_training_has_costs_and_no_accuracy(root, tmp_path):
         ({"data": {"root": "nowhere"}}, "nowhere: no such data set"),
         ({"device": "cuda"}, "device is 'cuda' and this machine has none"),
         ({"model": {"num_frames": 50}}, "8 of 8 videos can't be used"),
-        ({"model": {"attention": "XX"}}, "unknown letter 'X'"),
+        ({"model": {"attention": f"L{FREE}"}}, f"unknown letter '{FREE}'"),
         ({"model": {"weights": "gone.pt"}}, "^model.weights: no weights file gone.pt"),
     ],
     ids=["no_data", "no_cuda", "short_videos", "bad_pattern", "no_weights"],

@@ -19,7 +19,7 @@ from dualformer.arguments import Parser
 from dualformer.cli import COMMANDS, Command, main
 
 ROOT = Path(__file__).parents[3]
-HEAVY = {"torch", "pandas", "matplotlib", "av", "decord"}
+HEAVY = {"torch", "numpy", "scipy", "pandas", "matplotlib", "av", "decord"}
 
 
 def python(code, *arguments, **options):
@@ -105,11 +105,17 @@ def test_help_of_a_command_waits_for_nothing_heavy(command):
         print(sorted(set(sys.argv[2:]) & set(sys.modules)), file=sys.stderr)
         """,
         command.name,
-        *({"torch", "pandas", "matplotlib"} if command.name == "check-videos" else HEAVY),
+        *HEAVY,
     )
     out, err = process.communicate()
     assert err == "[]\n"
     assert out.startswith(f"usage: dualformer {command.name} ")
+
+
+@pytest.mark.parametrize("command", COMMANDS.values(), ids=lambda command: command.name)
+def test_a_command_and_its_module_say_the_same_of_it(command):
+    first = (command.load().__doc__ or "").partition("\n")[0]
+    assert first == f"{command.help[0].upper()}{command.help[1:]}."
 
 
 @pytest.mark.parametrize("command", COMMANDS.values(), ids=lambda command: command.name)
@@ -127,8 +133,7 @@ def test_every_default_is_shown(command):
     for action in parser._actions:
         if action.option_strings and not action.required and not isinstance(action, argparse._HelpAction):
             shown = formatter._get_help_string(action) or ""
-            flag = action.nargs == 0 or action.default in ([], ())
-            assert "default" in shown or flag, f"dualformer {command.name} {action.option_strings[0]}: {shown}"
+            assert "default" in shown, f"dualformer {command.name} {action.option_strings[0]}: {shown}"
 
 
 @pytest.mark.parametrize("command", COMMANDS.values(), ids=lambda command: command.name)

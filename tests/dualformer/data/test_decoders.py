@@ -17,7 +17,8 @@ from PIL import Image
 
 from dualformer.config import ConfigError
 from dualformer.data import decoders, opening
-from dualformer.data.decoders import AUTO, DECODERS, chosen_decoder, decoder_versions
+from dualformer.data.config import AUTO
+from dualformer.data.decoders import DECODERS, chosen_decoder, decoder_versions
 from dualformer.data.inspection import inspect_all
 from dualformer.data.reader import VideoError, inspect_video, read_in_order
 from tests.helpers.videos import write_classes, write_video

@@ -54,3 +54,38 @@ def test_passes_that_never_differ_have_an_interval_without_width():
 def test_geometric_mean_keeps_draws_apart():
     assert statistics.geometric_mean([2.0, 8.0]) == pytest.approx(4.0)
     assert statistics.geometric_mean([np.array([1.0, 2.0]), np.array([4.0, 8.0])]) == pytest.approx([2.0, 4.0])
+
+
+def test_t_interval():
+    # R: t.test(c(0.5, 0.6, 0.7))$conf.int
+    assert statistics.t_interval([0.5, 0.6, 0.7]) == pytest.approx((0.351586, 0.848414), abs=1e-6)
+    assert statistics.t_interval([0.5, 0.5]) == (0.5, 0.5)
+    assert all(map(math.isnan, [*statistics.t_interval([0.5]), *statistics.t_interval([])]))
+
+
+def test_paired_difference():
+    found = statistics.paired_difference([0.5, 0.6, 0.7], [0.4, 0.55, 0.6])
+    expected = (0.0833333, 0.0116225, 0.1550442, 1 - 5 / math.sqrt(27), 3)  # t = 5; p in closed form for two degrees
+    assert (found.mean, found.low, found.high, found.p, found.pairs) == pytest.approx(expected, abs=1e-6)
+    assert statistics.paired_difference([], []).pairs == 0
+    with pytest.raises(ValueError):
+        statistics.paired_difference([1.0], [])
+
+
+@pytest.mark.parametrize("by", [0.0, 0.1])
+def test_pairs_that_all_differ_by_the_same_have_no_p(by):
+    found = statistics.paired_difference([0.3 + by, 0.6 + by, 0.7 + by], [0.3, 0.6, 0.7])
+    assert found.mean == pytest.approx(by) and math.isnan(found.p)
+
+
+def test_one_pair_has_a_difference_alone():
+    found = statistics.paired_difference([0.5], [0.4])
+    assert found.mean == pytest.approx(0.1) and math.isnan(found.low) and math.isnan(found.p)
+
+
+def test_holm():
+    # R: p.adjust(c(0.01, 0.04, 0.03), "holm")
+    assert statistics.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    adjusted = statistics.holm([math.nan, 0.02, math.nan, 0.01])
+    assert adjusted[1::2] == pytest.approx([0.02, 0.02]) and math.isnan(adjusted[0]) and math.isnan(adjusted[2])
+    assert statistics.holm([]) == []

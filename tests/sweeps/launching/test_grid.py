@@ -339,6 +339,7 @@ ENDLESS = "axes: {" + ", ".join(f"train.{name}: [{', '.join(map(str, range(1, 10
         ("rows: [{resources.gpus_per_node: -1}]", "gpus_per_node must be at least 0"),
         ("rows: [{resources.mem_gib: 0}]", "mem_gib must be positive"),
         ("rows: [{resources.time_min: soon}]", "'soon' is no time"),
+        ("rows: [{data.root: /dev/zero}]", "data.root: no folder '/dev/zero'"),
         ("rows: [{data.root: ''}]", "data.root: no folder ''"),
         (f"rows: [{{data.root: {'x' * 5000}}}]", r"data.root: no folder 'x{200}\.\.\.'"),
         (f"rows: [{{model.weights: {'x' * 5000}}}]", "model.weights: no file"),

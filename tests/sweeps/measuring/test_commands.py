@@ -10,6 +10,7 @@ import torch
 
 from sweeps.measuring import bounds, options, side_by_side
 from sweeps.run_config import MeasureConfig
+from tests.helpers.planted import FREE
 
 COMMANDS = {
     "side-by-side": "sweeps.measuring.comparison",
@@ -121,7 +122,7 @@ def test_a_network_without_blocks_is_one_part(tmp_path, monkeypatch, capsys):
     [
         (["dualformer_tinny"], "unknown model 'dualformer_tinny'; did you mean 'dualformer_tiny'"),
         (["dualformer_tinny:LG"], "unknown model 'dualformer_tinny'; did you mean 'dualformer_tiny'"),
-        (["dualformer_tiny:QX"], "'Q'"),
+        ([f"dualformer_tiny:{FREE}L"], f"'{FREE}'"),
         (["vivit_base:LG"], "attention"),
         (["no.such.module:fn"], "no module 'no'"),
     ],

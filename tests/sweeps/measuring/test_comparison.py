@@ -7,6 +7,7 @@ from dualformer.attention.global_pyramid import GlobalPyramidAttention
 from dualformer.registry import create_model
 from dualformer.results.statistics import median_ratio
 from sweeps.measuring import side_by_side
+from sweeps.measuring.gate import WrongLogitsError
 from sweeps.run_config import MeasureConfig
 
 SMALL = {
@@ -35,7 +36,7 @@ def test_every_network_is_timed_as_often():
 def test_wrong_network_is_named_and_nothing_is_timed(monkeypatch):
     forward = GlobalPyramidAttention.forward
     monkeypatch.setattr(GlobalPyramidAttention, "forward", lambda *args: 1.1 * forward(*args))
-    with pytest.raises(side_by_side.WrongLogitsError, match="LG: logits differ"):
+    with pytest.raises(WrongLogitsError, match="LG: logits differ"):
         side_by_side.side_by_side(models("FF", "LG"), CONFIG, device="cpu", threads=1)
 
 

@@ -3,10 +3,14 @@
 import pytest
 import torch
 
+from dualformer import adapt
+from dualformer.attention.global_pyramid import GlobalPyramidAttention
 from dualformer.macs import count_macs
 from dualformer.registry import create_model
 from sweeps.measuring import bounds as roofline
+from sweeps.measuring.gate import WrongLogitsError
 from sweeps.run_config import MeasureConfig
+from tests.helpers.other_networks import CLIP_SHAPE, ConvNet
 
 CONFIG = MeasureConfig(batch_size=2, samples=1, settled=1.0)
 
@@ -35,6 +39,22 @@ def test_parts_are_the_whole_network(small):
     clip = 2 * 3 * 4 * 16 * 16
     assert sum(part.count * part.mib for part in found.parts) == pytest.approx(4 * (weights + maps + clip) / 2**20)
     assert found.bound_ms == pytest.approx(sum(part.count * part.bound_ms for part in found.parts))
+
+
+def test_a_wrong_network_is_named_and_nothing_is_timed(small, monkeypatch):
+    forward = GlobalPyramidAttention.forward
+    monkeypatch.setattr(GlobalPyramidAttention, "forward", lambda *args: 1.1 * forward(*args))
+    monkeypatch.setattr(roofline, "_samples_ms", None)
+    with pytest.raises(WrongLogitsError, match="dualformer_tiny: logits differ"):
+        roofline.roofline(small, CONFIG, device="cpu", threads=1)
+
+
+def test_the_gate_that_a_network_passed_is_told(small):
+    found = roofline.roofline(small, CONFIG, device="cpu", threads=1)
+    assert (found.gate.compared_with, found.gate.num_twins) == ("twins", 5)
+    assert "gate twins: compared with 5 naive twins" in roofline.table(found)
+    other = roofline.roofline(adapt(ConvNet(), CLIP_SHAPE), CONFIG, device="cpu", threads=1)
+    assert other.gate.compared_with == "self" and "gate self: compared with itself" in roofline.table(other)
 
 
 def test_bound_is_the_larger_of_arithmetic_and_traffic():

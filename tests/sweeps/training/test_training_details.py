@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from dualformer import create_model, list_models
+from dualformer.attention import letters
 from dualformer.layers import DropPath
 from tests.helpers.small_models import clip_for, small_config, small_model
 
@@ -109,7 +110,7 @@ def test_dropout_stands_where_it_is_published():
     assert shares == {name: [pytest.approx(rate, abs=0.06) for rate in rates] for name, rates in places.items()}
 
 
-@pytest.mark.parametrize("letter", "LSGDF")
+@pytest.mark.parametrize("letter", letters())
 def test_attention_dropout_reaches_every_attention_in_training_alone(letter):
     model = small_model("dualformer_tiny", attention=letter, attention_dropout=0.5, drop_path_rate=0.0, dropout=0.0)
     clip = clip_for(model)
