@@ -288,6 +288,10 @@ class ResourceConfig(Config):
             raise ConfigError(f"mem_gib must be positive, got {self.mem_gib}")
 
 
+_NEWER = ("model.weight_set", "train.token_labels.weight_set")
+"""Fields that came when runs were identified by the present rule; the former one never knew them."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunConfig(Config):
     """One run. Fields are written as dotted paths in grids and in `--set`, such as `model.attention`.
@@ -324,7 +328,7 @@ class RunConfig(Config):
     @property
     def former_run_id(self) -> str:
         """The id by the rule of older results, which held the choice of a network and not what that resolves to."""
-        ignored = irrelevant_fields()
+        ignored = {*irrelevant_fields(), *_NEWER}
         content = {field: value for field, value in flatten(self.to_dict()).items() if field not in ignored}
         return digest_of([MEASUREMENT_VERSION, content])
 
