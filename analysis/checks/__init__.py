@@ -17,6 +17,8 @@ ON_TRUST: Mapping[str, str] = {
     "train_clips_per_s": "the log of training has the rate of parts, not of the whole",
     "data_wait_share": "likewise",
     "in_order_share": "a data set is not inspected again",
+    "model.overrides.fine_sizes": "a choice that no block of the pattern reads, which makes no other network",
+    "model.overrides.coarse_sizes": "likewise",
     "provenance.commit": "of a folder of runs, which has no sheet",
     "provenance.python": "a circumstance that no number of the row depends on by arithmetic",
     "provenance.numpy": "likewise",

@@ -35,6 +35,7 @@ def t_interval(values: Sequence[float]) -> tuple[float, float]:
 
     Values that are all the same have an interval without width, which is no more than what they say.
     """
+    import numpy as np
     from scipy.stats import t
 
     if len(values) < 2:
@@ -69,6 +70,7 @@ def paired_difference(values: Sequence[float], baseline: Sequence[float]) -> Pai
     Raises:
         ValueError: there are not as many of the one as of the other.
     """
+    import numpy as np
     from scipy.stats import ttest_rel
 
     differences = [one - other for one, other in zip(values, baseline, strict=True)]

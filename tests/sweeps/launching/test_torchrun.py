@@ -251,7 +251,7 @@ def test_what_can_not_be_done_together_is_refused_by_all(grid, tmp_path):
         assert json.loads((tmp_path / f"statuses.{rank}").read_text()) == [2, 2, 2, 2, 0]
     assert errors.count("--executor local: the processes that torchrun started compute the runs themselves") == 1
     assert errors.count("--no-wait: torchrun ends its processes") == 1
-    assert errors.count("unrecognized arguments: --no-such-flag") == 1
+    assert errors.count("unknown argument --no-such-flag") == 1
     assert all(told.count(path.name) == 1 for path in run_dirs(grid, tmp_path)), "the plan is shown once"
     assert not (tmp_path / "runs").exists()
 
