@@ -69,6 +69,8 @@ def adapt(
     Raises:
         ConfigError: the network can't take such a clip, or doesn't give logits for it.
     """
+    if not isinstance(module, nn.Module):
+        raise ConfigError(f"adapt takes a torch module, got a {type(module).__name__}")
     config = _config(name or type(module).__name__, clip_shape, num_classes or 1)
     seen = _look(module, config.clip_shape, call)
     if num_classes is not None and seen.num_classes != num_classes:

@@ -76,6 +76,7 @@ def model_config(name: str, **changes: Any) -> ModelConfig:
     Raises:
         ConfigError: unknown model or field (the nearest valid one is named), wrong type, illegal value.
     """
+    _check_text(name)
     changes = {field: value for field, value in changes.items() if value is not None}
     if isinstance(changes.get("crop_size"), int) and not isinstance(changes["crop_size"], bool):
         changes["crop_size"] = (changes["crop_size"],) * 2
@@ -91,6 +92,12 @@ def model_config(name: str, **changes: Any) -> ModelConfig:
         return published.changed(**changes)
     except ConfigError as error:
         raise ConfigError(f"{name}: {error}") from None
+
+
+def _check_text(name: object) -> None:
+    if not isinstance(name, str):
+        kind = type(name).__name__
+        raise ConfigError(f"a model is named by text, got a {kind}; dualformer.adapt takes a module at hand")
 
 
 def create_model(

@@ -11,6 +11,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import math
+import re
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -82,6 +83,8 @@ class Attention(nn.Module, abc.ABC):
         super().__init_subclass__(**kwargs)
         if "letter" in vars(cls) and "words" not in vars(cls):
             raise TypeError(f"{cls.__name__} has the letter '{cls.letter}' and no `words` to name it by")
+        if cls.colour is not None and not re.fullmatch(r"#[0-9A-Fa-f]{6}", cls.colour):
+            raise TypeError(f"{cls.__name__} has the colour '{cls.colour}', which is not of the form #RRGGBB")
 
     def __init__(self, place: Place, options: Config | None = None) -> None:
         super().__init__()

@@ -229,3 +229,9 @@ def test_console_script_finds_the_working_directory(folder):
     environment = {**os.environ, "PYTHONPATH": root, "PYTHONSAFEPATH": "1"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, cwd=folder)
     assert done.stdout.strip() == "own_models:sized", done.stderr
+
+
+@pytest.mark.parametrize("thing", [None, 3, torch.nn.Linear(2, 2)], ids=lambda thing: type(thing).__name__)
+def test_what_is_no_name_is_refused_by_its_kind(thing):
+    with pytest.raises(ConfigError, match=f"named by text, got a {type(thing).__name__}"):
+        create_model(thing)

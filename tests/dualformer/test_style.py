@@ -7,6 +7,7 @@ import pytest
 
 from dualformer import attention
 from dualformer.attention import letters, style
+from dualformer.config import ConfigError
 from tests.helpers.planted import ALSO_FREE, FREE, plant
 
 
@@ -83,3 +84,9 @@ def test_every_mixture_has_a_style():
             one = style.of_pattern("".join(chosen))
             assert one.family in style.families()
             assert one.words.count(" + ") == number - 1
+
+
+def test_a_colour_that_no_figure_can_draw_is_refused_when_the_file_is_read(tmp_path):
+    plant(tmp_path, colour="bluu")
+    with attention.also_in(tmp_path), pytest.raises(ConfigError, match="colour 'bluu', which is not of the form"):
+        attention.find(FREE)
