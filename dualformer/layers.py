@@ -5,6 +5,7 @@ Shapes: B batch, T x H x W input clip or token grid, C channels, M heads, D = C 
 
 from __future__ import annotations
 
+import abc
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
@@ -29,7 +30,7 @@ def as_size(numbers: Iterable[int]) -> Size:
     return time, height, width
 
 
-class PooledNetwork(nn.Module):
+class PooledNetwork(nn.Module, abc.ABC):
     """A network whose head is given the mean of its map; it has a `dropout`, a `head` and `forward_features`."""
 
     dropout: nn.Dropout
@@ -48,9 +49,9 @@ class PooledNetwork(nn.Module):
         features = self.forward_features(clip)
         return self.head(self.dropout(features.mean(dim=(2, 3, 4)))), features
 
+    @abc.abstractmethod
     def forward_features(self, clip: Tensor) -> Tensor:
         """Maps a clip [B, 3, T, H, W] to the map before pooling, [B, C, t, h, w]."""
-        raise NotImplementedError
 
 
 def multi_head(

@@ -69,8 +69,12 @@ class ModelConfig(Config):
         return self.to_dict()
 
     def build(self) -> nn.Module:
-        """Returns the network with fresh weights."""
-        raise NotImplementedError(f"{type(self).__name__} must say which network it builds")
+        """Returns the network with fresh weights.
+
+        Raises:
+            ConfigError: this config describes clips and classes alone, as that of a module at hand may.
+        """
+        raise ConfigError(f"{self.name} can't be built from its config, which describes clips and classes alone")
 
     def matrix_work(self, *, include_head: bool) -> int:
         """Returns the multiply-accumulates of one view without norms, by arithmetic on these fields alone.

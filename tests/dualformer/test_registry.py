@@ -235,3 +235,8 @@ def test_console_script_finds_the_working_directory(folder):
 def test_what_is_no_name_is_refused_by_its_kind(thing):
     with pytest.raises(ConfigError, match=f"named by text, got a {type(thing).__name__}"):
         create_model(thing)
+
+
+def test_a_config_that_describes_clips_alone_builds_nothing_and_says_so():
+    with pytest.raises(ConfigError, match="plain can't be built from its config"):
+        ModelConfig(name="plain", num_frames=1, crop_size=(2, 2)).build()
